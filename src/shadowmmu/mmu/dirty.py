@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the host does to a VM's memory: memslots come, move and go; dirty logs; pages unmapped behind our back.
+
+    KVM_SET_USER_MEMORY_REGION   create, delete (zap everything), move, dirty log on/off
+    KVM_GET_DIRTY_LOG            read and clear the bitmap, write-protect what was dirty
+    MMU notifier                 a range of hva loses (or changes) its pages: zap the sptes that map it
+    KVM_SET_NR_MMU_PAGES         the quota
+"""
+
+from .. import state
+from ..state import core
+from . import flush, geometry, host, memslots, mmio, reclaim, rmap, sptes, zap
+
+OK, EINVAL, EEXIST, ENOMEM, ENOENT = 0, -22, -17, -12, -2
+
+
+@core
+def swap_active_memslots(vm, as_id):
+    """kvm_swap_active_memslots: the generation moves on; when the part kept in sptes wraps, all MMIO sptes are old."""
+    vm.mmio_generation[as_id] += memslots.AS_IDS
+    # kvm_mmu_invalidate_mmio_sptes
+    if not vm.mmio_generation[as_id] & mmio.GEN_MASK & -memslots.AS_IDS:
+        zap.zap_all_fast(vm)
+
+
+@core
+def update_quota(vm):
+    """kvm_arch_commit_memory_region: the default quota follows the memslots."""
+    if not vm.n_requested_mmu_pages:
+        reclaim.change_mmu_pages(vm, reclaim.default_mmu_pages(vm))
+
+
+@core
+def overlaps(vm, as_id, base_gfn, npages, ignore):
+    """Does another slot of the address space cover part of the range?"""
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        if i != ignore and slot.used and slot.as_id == as_id and slot.base_gfn < base_gfn + npages \
+                and base_gfn < slot.base_gfn + slot.npages:
+            return True
+    return False
+
+
+@core
+def find_slot(vm, as_id, slot_id):
+    """id_to_memslot."""
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        if slot.used and slot.as_id == as_id and slot.id == slot_id:
+            return i
+    return memslots.NONE
+
+
+@core
+def create_memslot(vm, as_id, slot_id, base_gfn, npages, hva, flags):
+    """KVM_MR_CREATE: 0 or an errno."""
+    if overlaps(vm, as_id, base_gfn, npages, memslots.NONE):
+        return EEXIST
+    i = memslots.create(vm, slot_id, as_id, base_gfn, npages, hva, flags)
+    if i < 0:
+        return ENOMEM
+    swap_active_memslots(vm, as_id)
+    update_quota(vm)
+    return OK
+
+
+@core
+def invalidate_memslot(vm, i):
+    """kvm_invalidate_memslot: no new mappings; all old ones die."""
+    slot = state.slot(vm, i)
+    slot.flags |= memslots.MEMSLOT_INVALID
+    swap_active_memslots(vm, slot.as_id)
+    zap.zap_all_fast(vm)
+
+
+@core
+def delete_memslot(vm, as_id, slot_id):
+    """KVM_MR_DELETE."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0:
+        return ENOENT
+    invalidate_memslot(vm, i)
+    state.slot(vm, i).used = 0
+    swap_active_memslots(vm, as_id)
+    update_quota(vm)
+    return OK
+
+
+@core
+def move_memslot(vm, as_id, slot_id, base_gfn):
+    """KVM_MR_MOVE: same memory, another guest address."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0:
+        return ENOENT
+    slot = state.slot(vm, i)
+    if overlaps(vm, as_id, base_gfn, slot.npages, i):
+        return EEXIST
+    npages = slot.npages
+    hva = slot.hva
+    flags = slot.flags
+    invalidate_memslot(vm, i)
+    slot.used = 0
+    if memslots.create(vm, slot_id, as_id, base_gfn, npages, hva, flags) < 0:
+        return ENOMEM
+    swap_active_memslots(vm, as_id)
+    update_quota(vm)
+    return OK
+
+
+@core
+def write_protect_slot(vm, i):
+    """kvm_mmu_slot_remove_write_access from 4K up: entries stay MMU-writable (dirty logging may undo it)."""
+    for level in range(1, 4):
+        for k in range(rmap.slot_pages_at_level(vm, i, level)):
+            if level == 1:
+                head = state.meta(vm, state.slot(vm, i).meta + k).rmap
+            elif level == 2:
+                head = state.meta2(vm, state.slot(vm, i).meta2 + k).rmap
+            else:
+                head = state.meta3(vm, state.slot(vm, i).meta3 + k).rmap
+            rmap.write_protect(vm, head, False)
+
+
+@core
+def set_flags(vm, as_id, slot_id, flags):
+    """KVM_MR_FLAGS_ONLY: only KVM_MEM_LOG_DIRTY_PAGES may change."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0:
+        return ENOENT
+    slot = state.slot(vm, i)
+    changed = slot.flags ^ flags
+    if changed & memslots.READONLY:
+        return EINVAL
+    if not changed:
+        return OK
+    slot.flags = flags
+    if flags & memslots.LOG_DIRTY_PAGES:
+        for k in range(slot.npages):
+            state.meta(vm, slot.meta + k).dirty = 0
+    swap_active_memslots(vm, as_id)
+    update_quota(vm)
+    # kvm_mmu_slot_apply_flags
+    if flags & memslots.LOG_DIRTY_PAGES:
+        write_protect_slot(vm, i)
+        flush.remote_tlbs(vm)
+    else:
+        recover_huge_pages(vm, i)
+    return OK
+
+
+@core
+def recover_huge_pages(vm, i):
+    """kvm_rmap_zap_collapsible_sptes: 4K leaves of direct pages go where a large one is possible now."""
+    slot = state.slot(vm, i)
+    flushing = False
+    for k in range(slot.npages):
+        gfn = slot.base_gfn + k
+        again = True
+        while again:
+            again = False
+            head = state.meta(vm, slot.meta + k).rmap
+            if head == 0:
+                break
+            sptep = collapsible(vm, head, i, gfn)
+            if sptep >= 0:
+                rmap.drop_spte(vm, sptep)
+                flushing = True
+                again = True
+    if flushing:
+        flush.remote_tlbs(vm)
+
+
+@core
+def collapsible(vm, head, i, gfn):
+    """First spte in the list that a large one could replace, or -1."""
+    if not head & 1:
+        return head_collapsible(vm, (head >> 1) - 1, i, gfn)
+    d = (head >> 1) - 1
+    while d >= 0:
+        desc = state.desc(vm, d)
+        for k in range(desc.spte_count):
+            sptep = head_collapsible(vm, desc.sptes[k], i, gfn)
+            if sptep >= 0:
+                return sptep
+        d = desc.more
+    return -1
+
+
+@core
+def head_collapsible(vm, sptep, i, gfn):
+    sp = state.page(vm, geometry.sptep_page(vm, sptep))
+    if not sp.role & (1 << 7):
+        return -1
+    # the kernel asks for the sp's own gfn; it must lie in this slot (ef057cbf825e)
+    slot = state.slot(vm, i)
+    if not slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages:
+        return -1
+    level = state.rules(vm).max_huge_page_level
+    while level > 1 and memslots.disallow_lpage(vm, i, sp.gfn, level):
+        level -= 1
+    if min(level, host.mapping_level(vm, i, sp.gfn)) > 1:
+        return sptep
+    return -1
+
+
+@core
+def get_dirty_log(vm, as_id, slot_id, out):
+    """KVM_GET_DIRTY_LOG: copy the bitmap into words `out` (64 pages each), clear it, write-protect those pages.
+    Number of dirty pages, or an errno."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0 or not memslots.dirty_track_enabled(vm, i):
+        return ENOENT
+    slot = state.slot(vm, i)
+    dirty = 0
+    for k in range(slot.npages):
+        meta = state.meta(vm, slot.meta + k)
+        out[k] = meta.dirty
+        if meta.dirty:
+            dirty += 1
+            meta.dirty = 0
+            rmap.write_protect(vm, meta.rmap, False)
+    if dirty:
+        flush.remote_tlbs(vm)
+    return dirty
+
+
+@core
+def invalidate_begin(vm, hva, npages):
+    """kvm_mmu_notifier_invalidate_range_start: zap what maps the hva range; faults that began earlier will retry."""
+    vm.invalidate_in_progress += 1
+    zapped = False
+    vm.invalidate_start = 1 << 60
+    vm.invalidate_end = 0
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        if not slot.used:
+            continue
+        first = max(hva, slot.hva)
+        end = min(hva + npages, slot.hva + slot.npages)
+        if first >= end:
+            continue
+        start = slot.base_gfn + first - slot.hva
+        stop = slot.base_gfn + end - slot.hva
+        vm.invalidate_start = min(vm.invalidate_start, start)
+        vm.invalidate_end = max(vm.invalidate_end, stop)
+        if rmap.zap_gfn_range(vm, i, start, stop):
+            zapped = True
+    if zapped:
+        flush.remote_tlbs(vm)
+
+
+@core
+def invalidate_end(vm):
+    """kvm_mmu_notifier_invalidate_range_end."""
+    vm.invalidate_seq += 1
+    vm.invalidate_in_progress -= 1
+
+
+@core
+def unmap_host_pages(vm, hva, npages):
+    """The host punches a hole: notifier start, the pages go, notifier end."""
+    invalidate_begin(vm, hva, npages)
+    for k in range(npages):
+        host.unmap(vm, hva + k)
+    invalidate_end(vm)
+
+
+@core
+def age_gfn_range(vm, i, start, end, test_only):
+    """kvm_age_gfn: were the pages used since the last time?  Clears A unless `test_only`."""
+    young = False
+    for level in range(1, 4):
+        unit = geometry.pages_per_hpage(vm, level)
+        gfn = geometry.round_gfn(vm, start, level)
+        while gfn < end:
+            head = rmap.get(vm, i, max(gfn, state.slot(vm, i).base_gfn), level)
+            if age_list(vm, head, test_only):
+                young = True
+            gfn += unit
+    return young
+
+
+@core
+def age_list(vm, head, test_only):
+    if head == 0:
+        return False
+    if not head & 1:
+        return age_spte(vm, (head >> 1) - 1, test_only)
+    young = False
+    d = (head >> 1) - 1
+    while d >= 0:
+        desc = state.desc(vm, d)
+        for k in range(desc.spte_count):
+            if age_spte(vm, desc.sptes[k], test_only):
+                young = True
+        d = desc.more
+    return young
+
+
+@core
+def age_spte(vm, sptep, test_only):
+    spte = geometry.read_spte(vm, sptep)
+    if not spte & (1 << 5):
+        return False
+    if not test_only and sptes.ad_enabled(spte):
+        geometry.write_spte(vm, sptep, spte & ~(1 << 5))
+    return True
+
+
+@core
+def set_nr_mmu_pages(vm, n):
+    """KVM_SET_NR_MMU_PAGES."""
+    if n < reclaim.MIN_ALLOC_MMU_PAGES and not vm.scaled:
+        return EINVAL
+    reclaim.change_mmu_pages(vm, n)
+    vm.n_requested_mmu_pages = n
+    return OK

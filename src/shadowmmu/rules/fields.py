@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The fields of the rules record: name -> what it decides."""
+
+FIELDS = {
+    "nonpresent_spte": "value of an empty spte: 0, or bit 63 (SHADOW_NONPRESENT_VALUE)",
+    "invlpg_zaps": "INVLPG zaps the spte and prefetches (until 9fd4a4e3a3d9) instead of rereading the gpte",
+    "dummy_root": "a root gfn without memory gets a dummy root (0e3223d8d00a) instead of a triple fault",
+    "unprotect_on_reinjection": "a #PF during event delivery unprotects the page before it is handled",
+    "reload_frees_obsolete": "kvm_mmu_reload frees obsolete roots first",
+    "flush_on_reuse": "module parameter: sync and flush when a cached root is reused",
+    "child_gfn_must_match": "get_child_sp reuses a linked table only for the same gfn (0cb2af2ea66a)",
+    "child_role_must_match": "get_child_sp reuses a linked table only with the same role (81ccda30b4e8)",
+    "link_zaps_any": "linking zaps whatever entry was there (0cb2af2ea66a), not only a large one",
+    "drop_before_mmio_spte": "a present spte is dropped before an MMIO spte replaces it (aad885e77496)",
+    "stale_check_after_reclaim": "the stale-root check follows make_mmu_pages_available (CVE-2026-64561)",
+    "track_all_address_spaces": "write tracking looks at every address space (0f38453cdb2e)",
+    "prefetch_same_pfn_spurious": "prefetch onto a present entry with the same pfn does nothing",
+    "accessed_when_synchronizing": "a synced spte is made accessed",
+    "flush_only_mmu_writable": "mmu_spte_update asks for a flush only when MMU-writable is lost",
+    "nx_huge_pages": "the iTLB multihit workaround is on",
+    "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
+}

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Linux 6.1, as the recorded stable kernel 6.1.192."""
+
+from .linux_6_12 import LINUX_6_12
+
+LINUX_6_1 = LINUX_6_12 | {
+    "nonpresent_spte": 0,
+    "invlpg_zaps": 1,                   # until 9fd4a4e3a3d9 (6.4)
+    "dummy_root": 0,                    # until 0e3223d8d00a (6.6)
+    "unprotect_on_reinjection": 1,      # until the 6.12 rework of unprotect-and-retry
+}

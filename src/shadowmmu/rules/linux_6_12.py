@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Linux 6.12: the release, and the recorded stable kernel 6.12.95 with the fixes of 2026."""
+
+#: v6.12.0.
+LINUX_6_12_0 = {
+    "nonpresent_spte": -(1 << 63),
+    "invlpg_zaps": 0,
+    "dummy_root": 1,
+    "unprotect_on_reinjection": 0,
+    "reload_frees_obsolete": 0,
+    "flush_on_reuse": 0,
+    "child_gfn_must_match": 0,
+    "child_role_must_match": 0,
+    "link_zaps_any": 0,
+    "drop_before_mmio_spte": 0,
+    "stale_check_after_reclaim": 0,
+    "track_all_address_spaces": 0,
+    "prefetch_same_pfn_spurious": 0,
+    "accessed_when_synchronizing": 0,
+    "flush_only_mmu_writable": 0,
+    "nx_huge_pages": 0,
+    "max_huge_page_level": 3,
+}
+
+#: 6.12.95.
+LINUX_6_12 = LINUX_6_12_0 | {
+    "child_gfn_must_match": 1,          # 0cb2af2ea66a, CVE-2026-46113
+    "link_zaps_any": 1,                 # the same
+    "child_role_must_match": 1,         # 81ccda30b4e8, CVE-2026-53359
+    "drop_before_mmio_spte": 1,         # aad885e77496, CVE-2026-23401
+    "stale_check_after_reclaim": 1,     # CVE-2026-64561
+    "track_all_address_spaces": 1,      # 0f38453cdb2e
+}

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The only room that knows how state is stored.
+
+    from shadowmmu.state import core, page
+
+    @core
+    def mark(vm, i):            # the same source, compiled or interpreted
+        sp = page(vm, i)
+        sp.unsync = 1
+
+`SHADOWMMU_JIT=0` in the environment chooses the interpreter.
+"""
+
+from .mode import JIT
+
+from . import interpreted
+
+if JIT:
+    from . import cache
+
+    cache.place()
+    from . import compiled
+    from .compiled import (attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot,
+                           sync_vector, vcpu, walker, words, words32)
+else:
+    from .interpreted import (attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot,
+                              sync_vector, vcpu, walker, words, words32)
+
+
+def define_rules(fields):
+    """Declare the rules record: field -> number of words (its fields belong to the room `rules`)."""
+    interpreted.define_rules(fields)
+    if JIT:
+        compiled.define_rules(fields)
+
+
+__all__ = ["JIT", "attach", "context", "core", "define_rules", "desc", "fault", "interpreted", "meta", "meta2",
+           "meta3", "octets", "page", "rules", "slot", "sync_vector", "vcpu", "walker", "words", "words32"]

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the machine state consists of: every record, declared once.
+
+A field is `name=count`; every element is one signed 64-bit word.  Both storages (`compiled`, `interpreted`)
+derive their accessors from these tables, so a field added here exists in both.
+
+    +--------+-------+------+----------+-------+------+------+------+------+-----+----------+---------+
+    | header | rules | vcpu | context  | pages | slot | desc | meta | hash | spt | ram      | scratch |
+    +--------+-------+------+----------+-------+------+------+------+------+-----+----------+---------+
+    0                                                                            (or outside) not hashed
+
+The header holds the *offset* of each table (bytes from the header itself), never an address: copying the buffer
+copies the machine, and one compilation serves every geometry.  Guest RAM and the event ring may lie in another
+mapping; then the offset is simply the distance to it, and such a state cannot be cloned.
+"""
+
+WORD = 8
+
+#: Lists a shadow page can be on (`PAGE.list`); each has a head and a tail in the header.
+ACTIVE_LIST, INVALID_LIST, OBSOLETE_LIST, NO_LIST = 0, 1, 2, -1
+
+NUM_PREV_ROOTS = 3          # KVM_MMU_NUM_PREV_ROOTS
+PAGE_ARRAY_NR = 16          # KVM_PAGE_ARRAY_NR, the unsync vector
+PTE_LIST_EXT = 14           # sptes in one pte_list_desc
+MAX_LEVEL = 5               # PT64_ROOT_MAX_LEVEL
+BITMAP_WORDS = 16           # unsync_child_bitmap: 512 bits in words of 32 (no sign bit to care for)
+EVENT_WORDS = 12            # kind, vcpu, ten arguments
+MAX_PREFETCH = 8            # PTE_PREFETCH_NUM
+CONTEXTS_PER_VCPU = 3       # root_mmu, guest_mmu, nested_mmu
+SPECIAL_PER_VCPU = 6        # pae_root, pml4_root, pml5_root for root_mmu and for guest_mmu
+
+#: struct kvm, kvm->arch and the geometry.
+HEADER = dict(
+    # geometry: address bits per page, index bits per 8-byte-entry table, sizes of the tables below
+    page_shift=1, level_bits=1, prefetch_num=1, n_vcpus=1, n_pages=1, n_slots=1, n_descs=1, n_meta=1, n_meta2=1,
+    n_meta3=1, n_hash=1, n_ram=1, n_hva=1, special_frames=1, scaled=1,
+    # table offsets, in bytes from the header
+    rules=1, vcpus=1, contexts=1, pages=1, slots=1, descs=1, meta=1, meta2=1, meta3=1, hash=1, hva=1, free_ram=1,
+    free_pages=1, spt=1, translation=1, ram=1, walkers=1, faults=1, sync=1, events=1,
+    # physical layout seen by the engine
+    ram_pfn=1, shadow_pfn=1,
+    # host memory (the primary MMU)
+    n_free_ram=1,
+    # allocators
+    n_free_pages=1, desc_free=1, desc_next=1,
+    # kvm->arch
+    mmu_valid_gen=1, n_used_mmu_pages=1, n_max_mmu_pages=1, n_requested_mmu_pages=1, indirect_shadow_pages=1,
+    list_head=3, list_tail=3, nx_head=1, mmio_generation=2, invalidate_seq=1, invalidate_in_progress=1,
+    invalidate_start=1, invalidate_end=1, shadow_root_allocated=1,
+    # kvm->stat (names in mmu.counters.VM_STATS)
+    stat=24,
+    # events; the ring lies outside the hashed part
+    event_mask=1, event_capacity=1,
+    # something that the kernel would WARN or BUG about (see mmu/warn.py)
+    warnings=1, last_warning=1,
+)
+
+#: struct kvm_vcpu: guest registers that the MMU reads, requests, caches, pending events.
+VCPU = dict(
+    id=1, cr0=1, cr2=1, cr3=1, cr4=1, efer=1, rip=1, cpl=1, ac=1, pkru=1, cs_l=1, smm=1, guest_mode=1,
+    # CPUID facts that translation depends on
+    maxphyaddr=1, has_gbpages=1, has_pse36=1, has_nx=1, has_pcid=1, is_amd=1, cr4_reserved=1, efer_reserved=1,
+    mmu=1, walk_mmu=1, requests=1,
+    # per-vCPU MMIO cache
+    mmio_gva=1, mmio_gfn=1, mmio_access=1, mmio_gen=1,
+    last_retry_eip=1, last_retry_addr=1,
+    # exception queue (kvm_queued_exception), and what was being delivered at the last exit
+    exception_pending=1, exception_injected=1, exception_vector=1, exception_has_error=1, exception_error=1,
+    exception_payload=1, exception_has_payload=1, nmi_injected=1, interrupt_injected=1, interrupt_nr=1, interrupt_soft=1,
+    triple_fault=1,
+    # what the hardware must do before the next entry (see vm/hardware.py)
+    hw_root=1, hw_flush=1, hw_flush_count=1, hw_flush_gva=16, hw_asid_generation=1,
+    in_guest=1,
+    stat=20,
+)
+
+#: struct kvm_mmu.
+CONTEXT = dict(
+    cpu_role=1, cpu_ext=1, root_role=1, root_hpa=1, root_pgd=1, prev_hpa=NUM_PREV_ROOTS, prev_pgd=NUM_PREV_ROOTS,
+    kind=1, pae_root=1, pml4_root=1, pml5_root=1, pdptrs=4, permissions=16, pkru_mask=1, rsvd=2 * MAX_LEVEL,
+    valid=1,
+)
+
+#: struct kvm_mmu_page.
+PAGE = dict(
+    id=1, gfn=1, role=1, unsync=1, unsync_children=1, root_count=1, mmu_valid_gen=1, write_flooding_count=1,
+    parent_ptes=1, hash_next=1, hash_prev=1, list=1, next=1, prev=1, has_translation=1, nx_huge_page_disallowed=1,
+    nx_listed=1, nx_next=1, nx_prev=1, in_use=1,
+    unsync_child_bitmap=BITMAP_WORDS,
+)
+
+#: struct kvm_memory_slot.  `meta`, `meta2`, `meta3`: first index in the per-gfn tables of the three levels.
+SLOT = dict(id=1, as_id=1, base_gfn=1, npages=1, hva=1, flags=1, used=1, meta=1, meta2=1, meta3=1)
+
+#: struct pte_list_desc.
+DESC = dict(more=1, spte_count=1, tail_count=1, sptes=PTE_LIST_EXT)
+
+#: Per 4K gfn of a slot: rmap[0], gfn_write_track, dirty bitmap bit.
+META = dict(rmap=1, write_track=1, dirty=1)
+#: Per 2M (meta2) or 1G (meta3) of a slot: rmap[1], rmap[2] and kvm_lpage_info.
+META_LARGE = dict(rmap=1, disallow_lpage=1)
+
+#: struct guest_walker.
+WALKER = dict(
+    level=1, max_level=1, table_gfn=MAX_LEVEL, ptes=MAX_LEVEL, pte_gpa=MAX_LEVEL, pte_writable=MAX_LEVEL,
+    pt_access=MAX_LEVEL, pte_access=1, gfn=1, prefetch_ptes=MAX_PREFETCH,
+    fault_error=1, fault_address=1, fault_nested=1,
+)
+
+#: struct kvm_page_fault, plus where the handler is when a step ends at an mmu_lock boundary.
+FAULT = dict(
+    addr=1, error_code=1, exec=1, write=1, present=1, rsvd=1, user=1, prefetch=1, is_tdp=1, max_level=1, req_level=1,
+    goal_level=1, gfn=1, slot=1, pfn=1, map_writable=1, mmu_seq=1, huge_page_disallowed=1, nx_workaround=1,
+    write_fault_to_shadow_pgtable=1,
+    # shadow walk iterator
+    it_addr=1, it_level=1, it_frame=1, it_index=1, it_sptep=1,
+)
+
+#: struct kvm_mmu_pages and struct mmu_page_path.
+SYNC = dict(nr=1, sp=PAGE_ARRAY_NR, idx=PAGE_ARRAY_NR, parent=MAX_LEVEL, path_idx=MAX_LEVEL)
+
+RECORDS = dict(HEADER=HEADER, VCPU=VCPU, CONTEXT=CONTEXT, PAGE=PAGE, SLOT=SLOT, DESC=DESC, META=META,
+               META_LARGE=META_LARGE, WALKER=WALKER, FAULT=FAULT, SYNC=SYNC)
+
+
+def record_words(layout):
+    """Size of one record in 64-bit words."""
+    return sum(layout.values())

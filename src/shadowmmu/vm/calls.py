@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Entry points of the core: what Python calls, with the state's handle and plain integers.
+
+Compiled, the handle is an address; interpreted, it is the state itself (`state.attach`).
+"""
+
+from .. import state
+from ..mmu import contexts, dirty, flush, geometry, host, inject, roots, walk, writes, zap
+from ..state import core
+from . import emulation, entry, exits, invalidation, operations, registers
+
+
+@core
+def create_vcpu(handle, v):
+    """kvm_mmu_create and the first kvm_init_mmu: contexts without roots, their special frames."""
+    vm = state.attach(handle)
+    vcpu = state.vcpu(vm, v)
+    vcpu.id = v
+    vcpu.mmu = v * 3
+    vcpu.walk_mmu = v * 3
+    for c in range(v * 3, v * 3 + 3):
+        ctx = state.context(vm, c)
+        ctx.root_hpa = roots.INVALID_PAGE
+        for i in range(3):
+            ctx.prev_hpa[i] = roots.INVALID_PAGE
+            ctx.prev_pgd[i] = -1
+    # frame 0 is the dummy root; then pae_root, pml4_root, pml5_root of root_mmu and of guest_mmu
+    first = vm.shadow_pfn + 1 + v * 6
+    for m in range(2):
+        ctx = state.context(vm, v * 3 + m)
+        ctx.pae_root = first + 3 * m
+        ctx.pml4_root = first + 3 * m + 1
+        ctx.pml5_root = first + 3 * m + 2
+    if v == 0:
+        clear_frame(vm, vm.shadow_pfn)
+    for f in range(first, first + 6):
+        clear_frame(vm, f)
+    contexts.init_mmu(vm, vcpu)
+
+
+@core
+def clear_frame(vm, pfn):
+    """A special frame with nothing present."""
+    at = geometry.frame_sptep(vm, pfn)
+    for i in range(geometry.entries(vm)):
+        geometry.write_spte(vm, at + i, 0)
+
+
+@core
+def set_cr0(handle, v, value):
+    vm = state.attach(handle)
+    return registers.set_cr0(vm, state.vcpu(vm, v), value)
+
+
+@core
+def set_cr3(handle, v, value):
+    vm = state.attach(handle)
+    return registers.set_cr3(vm, state.vcpu(vm, v), value)
+
+
+@core
+def set_cr4(handle, v, value):
+    vm = state.attach(handle)
+    return registers.set_cr4(vm, state.vcpu(vm, v), value)
+
+
+@core
+def set_efer(handle, v, value, from_host):
+    vm = state.attach(handle)
+    return registers.set_efer(vm, state.vcpu(vm, v), value, from_host)
+
+
+@core
+def set_sregs(handle, v, cr0, cr3, cr4, efer):
+    vm = state.attach(handle)
+    return registers.set_sregs(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
+
+
+@core
+def smm_changed(handle, v, entering):
+    vm = state.attach(handle)
+    registers.smm_changed(vm, state.vcpu(vm, v), entering)
+
+
+@core
+def reset_vcpu(handle, v):
+    vm = state.attach(handle)
+    registers.reset(vm, state.vcpu(vm, v))
+
+
+@core
+def after_set_cpuid(handle, v):
+    vm = state.attach(handle)
+    contexts.after_set_cpuid(vm, state.vcpu(vm, v))
+
+
+@core
+def hardware_registers(handle, v):
+    """CR0, CR4, EFER that the CPU really runs with."""
+    vm = state.attach(handle)
+    vcpu = state.vcpu(vm, v)
+    return registers.hardware_cr0(vcpu), registers.hardware_cr4(vcpu), registers.hardware_efer(vcpu)
+
+
+@core
+def invlpg(handle, v, gva):
+    vm = state.attach(handle)
+    invalidation.invlpg(vm, state.vcpu(vm, v), gva)
+
+
+@core
+def invpcid(handle, v, kind, pcid, gva):
+    vm = state.attach(handle)
+    return invalidation.invpcid(vm, state.vcpu(vm, v), kind, pcid, gva)
+
+
+@core
+def enter(handle, v):
+    vm = state.attach(handle)
+    return entry.enter(vm, state.vcpu(vm, v))
+
+
+@core
+def handle_page_fault(handle, v, gva, error_code):
+    vm = state.attach(handle)
+    return exits.handle_page_fault(vm, state.vcpu(vm, v), gva, error_code)
+
+
+@core
+def gva_to_gpa(handle, v, gva, access):
+    vm = state.attach(handle)
+    return walk.gva_to_gpa(vm, state.vcpu(vm, v), gva, access)
+
+
+@core
+def fetch_gpa(handle, v, gva):
+    vm = state.attach(handle)
+    return emulation.fetch_gpa(vm, state.vcpu(vm, v), gva)
+
+
+@core
+def system_gpa(handle, v, gva, write):
+    vm = state.attach(handle)
+    return emulation.system_gpa(vm, state.vcpu(vm, v), gva, write)
+
+
+@core
+def std_gpa(handle, v, gva):
+    vm = state.attach(handle)
+    return emulation.std_gpa(vm, state.vcpu(vm, v), gva)
+
+
+@core
+def data_gpa(handle, v, gva, write):
+    vm = state.attach(handle)
+    return emulation.data_gpa(vm, state.vcpu(vm, v), gva, write)
+
+
+@core
+def is_mmio(handle, v, gva, gpa, write):
+    vm = state.attach(handle)
+    return emulation.is_mmio(vm, state.vcpu(vm, v), gva, gpa, write)
+
+
+@core
+def ram_offset(handle, v, gpa):
+    vm = state.attach(handle)
+    return emulation.ram_offset(vm, state.vcpu(vm, v), gpa)
+
+
+@core
+def written(handle, v, gpa, size):
+    vm = state.attach(handle)
+    emulation.written(vm, state.vcpu(vm, v), gpa, size)
+
+
+@core
+def unprotect_and_retry(handle, v, addr):
+    vm = state.attach(handle)
+    return emulation.unprotect_and_retry(vm, state.vcpu(vm, v), addr)
+
+
+@core
+def queue_exception(handle, v, vector, has_error, error):
+    vm = state.attach(handle)
+    inject.queue(state.vcpu(vm, v), vector, has_error, error, 0, 0)
+
+
+@core
+def emulated_page_fault(handle, v, error, address):
+    vm = state.attach(handle)
+    inject.emulated_page_fault(vm, state.vcpu(vm, v), error, address)
+
+
+@core
+def create_memslot(handle, as_id, slot_id, base_gfn, npages, hva, flags):
+    return dirty.create_memslot(state.attach(handle), as_id, slot_id, base_gfn, npages, hva, flags)
+
+
+@core
+def delete_memslot(handle, as_id, slot_id):
+    return dirty.delete_memslot(state.attach(handle), as_id, slot_id)
+
+
+@core
+def move_memslot(handle, as_id, slot_id, base_gfn):
+    return dirty.move_memslot(state.attach(handle), as_id, slot_id, base_gfn)
+
+
+@core
+def set_memslot_flags(handle, as_id, slot_id, flags):
+    return dirty.set_flags(state.attach(handle), as_id, slot_id, flags)
+
+
+@core
+def get_dirty_log(handle, as_id, slot_id, out):
+    return dirty.get_dirty_log(state.attach(handle), as_id, slot_id, out)
+
+
+@core
+def unmap_host_pages(handle, hva, npages):
+    dirty.unmap_host_pages(state.attach(handle), hva, npages)
+
+
+@core
+def age_memslot(handle, as_id, slot_id, start, end, test_only):
+    vm = state.attach(handle)
+    return dirty.age_gfn_range(vm, dirty.find_slot(vm, as_id, slot_id), start, end, test_only)
+
+
+@core
+def set_nr_mmu_pages(handle, n):
+    return dirty.set_nr_mmu_pages(state.attach(handle), n)
+
+
+@core
+def zap_all_fast(handle):
+    zap.zap_all_fast(state.attach(handle))
+
+
+@core
+def remote_tlbs(handle):
+    flush.remote_tlbs(state.attach(handle))
+
+
+@core
+def read_guest(handle, v, gpa, size):
+    vm = state.attach(handle)
+    return host.read_guest(vm, state.vcpu(vm, v), gpa, size)
+
+
+@core
+def write_guest(handle, v, gpa, value, size):
+    """A write from outside the guest (KVM's kvm_write_guest): memory changes, the MMU is not told."""
+    vm = state.attach(handle)
+    return host.write_guest(vm, state.vcpu(vm, v), gpa, value, size)
+
+
+@core
+def is_present(spte):
+    return sptes.is_present(spte)
+
+
+@core
+def track_write(handle, v, gpa, size):
+    vm = state.attach(handle)
+    writes.track_write(vm, state.vcpu(vm, v), gpa, size)
+
+
+@core
+def load(handle, v, gva, size, access):
+    vm = state.attach(handle)
+    return operations.load(vm, state.vcpu(vm, v), gva, size, access)
+
+
+@core
+def store(handle, v, gva, value, size):
+    vm = state.attach(handle)
+    return operations.store(vm, state.vcpu(vm, v), gva, value, size)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Between exit and entry: requests served in the kernel's order, a root made sure of (vcpu_enter_guest).
+
+    FREE_OBSOLETE_ROOTS -> MMU_SYNC -> LOAD_MMU_PGD -> TLB_FLUSH (all; clears CURRENT) -> TLB_FLUSH_CURRENT
+    -> TLB_FLUSH_GUEST -> (triple fault?) -> event injection -> kvm_mmu_reload
+"""
+
+from .. import state
+from ..mmu import counters, events, flush, roots
+from ..state import core
+
+ENTER, SHUTDOWN = 0, 1
+
+
+@core
+def take(vcpu, request):
+    """kvm_check_request: test and clear."""
+    if vcpu.requests & request:
+        vcpu.requests &= ~request
+        return True
+    return False
+
+
+@core
+def flush_tlb_guest(vm, vcpu):
+    """kvm_vcpu_flush_tlb_guest with shadow paging: the guest's TLB is emptied, so all its tables must be in order."""
+    vcpu.stat[counters.TLB_FLUSH] += 1
+    roots.sync_roots(vm, vcpu)
+    roots.sync_prev_roots(vm, vcpu)
+    flush.tlb_hardware(vcpu)
+
+
+@core
+def serve_requests(vm, vcpu):
+    """The MMU's part of vcpu_enter_guest: ENTER, or SHUTDOWN for a triple fault."""
+    if vcpu.requests == 0:
+        return ENTER
+    if take(vcpu, flush.REQ_FREE_OBSOLETE_ROOTS):
+        roots.free_obsolete_roots(vm, vcpu)
+    if take(vcpu, flush.REQ_MMU_SYNC):
+        roots.sync_roots(vm, vcpu)
+    if take(vcpu, flush.REQ_LOAD_MMU_PGD):
+        roots.load_pgd(vm, vcpu)
+    if take(vcpu, flush.REQ_TLB_FLUSH):
+        flush.tlb_all(vcpu)
+    if take(vcpu, flush.REQ_TLB_FLUSH_CURRENT):
+        flush.tlb_current(vcpu)
+    if take(vcpu, flush.REQ_TLB_FLUSH_GUEST):
+        flush_tlb_guest(vm, vcpu)
+    if take(vcpu, flush.REQ_TRIPLE_FAULT):
+        return SHUTDOWN
+    return ENTER
+
+
+@core
+def inject_pending(vm, vcpu):
+    """The trace of kvm_inject_exception for a pending or reinjected exception; the engine delivers it."""
+    if vcpu.exception_injected:
+        events.emit(vm, events.INJ_EXCEPTION, vcpu.exception_vector, vcpu.exception_has_error, vcpu.exception_error, 1)
+    elif vcpu.exception_pending:
+        events.emit(vm, events.INJ_EXCEPTION, vcpu.exception_vector, vcpu.exception_has_error, vcpu.exception_error, 0)
+        vcpu.exception_pending = 0
+        vcpu.exception_injected = 1
+
+
+@core
+def enter(vm, vcpu):
+    """vcpu_enter_guest up to VMRUN: ENTER, SHUTDOWN, or a negative errno when no root could be made.
+
+    A request that reload raised is served at once here; the kernel cancels the entry and comes back for it.
+    """
+    while True:
+        result = serve_requests(vm, vcpu)
+        if result != ENTER:
+            return result
+        inject_pending(vm, vcpu)
+        result = roots.reload(vm, vcpu)
+        if result != roots.OK:
+            return result
+        if vcpu.requests == 0:
+            break
+    vcpu.in_guest = 1
+    events.emit(vm, events.ENTRY, vcpu.id, vcpu.rip)
+    return ENTER
