@@ -39,11 +39,9 @@ def fault_in(vm, hva):
     if vm.n_free_ram == 0:
         warn.warn(vm, 19)
         return PFN_ERR_FAULT
-    # oldest free frame first: a page that went away does not come back at once
-    pfn = free[0]
+    # last freed, first used, as the host's per-CPU lists do
     vm.n_free_ram -= 1
-    for i in range(vm.n_free_ram):
-        free[i] = free[i + 1]
+    pfn = free[vm.n_free_ram]
     zero_frame(vm, pfn)
     table[hva] = 1 << LEVEL_SHIFT | pfn
     return pfn
@@ -72,7 +70,7 @@ def mapping_level(vm, i, gfn):
 
 @core
 def unmap(vm, hva):
-    """The host takes the page away (punched hole); the frame goes to the end of the free list."""
+    """The host takes the page away (punched hole); the frame is the next to be used."""
     table = state.words(vm, vm.hva)
     entry = table[hva]
     if entry == ABSENT:

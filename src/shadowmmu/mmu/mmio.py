@@ -52,7 +52,8 @@ def mark_spte(vm, vcpu, sptep, gfn, access):
     """mark_mmio_spte."""
     generation = memslots.mmio_generation(vm, vcpu)
     spte = make_spte(generation, gfn, access)
-    events.emit(vm, events.MARK_MMIO_SPTE, sptep, gfn, spte_access(spte), spte_generation(spte))
+    # the tracepoint shows spte & ACC_ALL, so P appears as X
+    events.emit(vm, events.MARK_MMIO_SPTE, sptep, gfn, spte & roles.ACC_ALL, spte_generation(spte))
     geometry.write_spte(vm, sptep, spte)
 
 

@@ -214,3 +214,20 @@ def zap_all_fast(vm):
     vm.mmu_valid_gen = 0 if vm.mmu_valid_gen else 1
     flush.make_all_cpus_request(vm, flush.REQ_FREE_OBSOLETE_ROOTS)
     zap_obsolete_pages(vm)
+
+
+@core
+def zap_all(vm):
+    """kvm_mmu_zap_all: the VM's memory goes away (kvm_arch_flush_shadow_all); roots in use stay, invalid."""
+    i = vm.list_head[shadow_pages.ACTIVE]
+    while i >= 0:
+        sp = state.page(vm, i)
+        following = sp.next
+        if sp.role & roles.INVALID:
+            warn.warn(vm, 14)
+            i = following
+        elif prepare_zap_unstable(vm, sp) & 1:
+            i = vm.list_head[shadow_pages.ACTIVE]
+        else:
+            i = following
+    commit_zap_page(vm)

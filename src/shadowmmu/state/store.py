@@ -103,8 +103,9 @@ class Store:
         self._view = memoryview(self.memory)
         self.view = interpreted.header(self.memory)
         self.vm = self.view
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         if JIT:
-            self.vm = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+            self.vm = self.address
         if memory is None:
             self._fill_header()
 

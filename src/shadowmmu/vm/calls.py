@@ -239,6 +239,15 @@ def zap_all_fast(handle):
 
 
 @core
+def destroy(handle):
+    """kvm_destroy_vm: the MMU notifier is released (everything is zapped), then each vCPU puts its roots."""
+    vm = state.attach(handle)
+    zap.zap_all(vm)
+    for v in range(vm.n_vcpus):
+        contexts.unload(vm, state.vcpu(vm, v))
+
+
+@core
 def remote_tlbs(handle):
     flush.remote_tlbs(state.attach(handle))
 

@@ -8,6 +8,7 @@
 from .. import state
 from ..mmu import counters, events, flush, roots
 from ..state import core
+from ..x86.bits import BP, DB, DF, MC, OF
 
 ENTER, SHUTDOWN = 0, 1
 
@@ -61,6 +62,9 @@ def inject_pending(vm, vcpu):
         events.emit(vm, events.INJ_EXCEPTION, vcpu.exception_vector, vcpu.exception_has_error, vcpu.exception_error, 0)
         vcpu.exception_pending = 0
         vcpu.exception_injected = 1
+        # a fault pushes RFLAGS with RF set; a trap or #DB leaves it
+        vector = vcpu.exception_vector
+        vcpu.exception_set_rf = 0 if vector in (DB, BP, OF, DF, MC) else 1
 
 
 @core
@@ -80,5 +84,6 @@ def enter(vm, vcpu):
         if vcpu.requests == 0:
             break
     vcpu.in_guest = 1
-    events.emit(vm, events.ENTRY, vcpu.id, vcpu.rip)
+    events.emit(vm, events.ENTRY, vcpu.id, vcpu.rip, vcpu.immediate_exit)
+    vcpu.immediate_exit = 0
     return ENTER

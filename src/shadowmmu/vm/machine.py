@@ -275,6 +275,11 @@ class Vcpu:
         return interpreted.context(self.vm.view, self.record.mmu)
 
     @property
+    def other_walker(self):
+        """The walker of translations that are not page faults; after a failed one, its fault."""
+        return interpreted.walker(self.vm.view, 2 * self.index + 1)
+
+    @property
     def root(self):
         """Current root."""
         c = self.mmu
@@ -370,6 +375,10 @@ class Vm:
     def set_nr_mmu_pages(self, n):
         """KVM_SET_NR_MMU_PAGES."""
         self._slot_call(calls.set_nr_mmu_pages(self.handle, n), f"KVM_SET_NR_MMU_PAGES {n}")
+
+    def close(self):
+        """Destroy the VM as closing its last file descriptor does: all shadow pages are zapped, all roots put."""
+        calls.destroy(self.handle)
 
     @property
     def memslots(self):

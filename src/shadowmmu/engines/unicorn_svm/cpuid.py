@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""CPUID and MSRs as the guest sees them: the engine's CPU with what the MMU adds, and without what nobody here emulates.
+
+    leaf 1       ECX: PCID by choice; x2APIC, MONITOR, OSXSAVE hidden or computed; hypervisor bit clear
+    leaf 7       EBX: INVPCID with PCID;  SMEP, SMAP as the engine has them;  ECX: LA57 by choice, PKU hidden
+    80000001     ECX: SVM hidden
+    80000008     EAX: MAXPHYADDR of the vCPU
+"""
+
+from ...x86.bits import CR4_OSXSAVE
+
+PCID, X2APIC, MONITOR, OSXSAVE, HYPERVISOR = 1 << 17, 1 << 21, 1 << 3, 1 << 27, 1 << 31
+INVPCID, LA57, PKU, OSPKE = 1 << 10, 1 << 16, 1 << 3, 1 << 4
+SVM = 1 << 2
+
+
+def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False):
+    """(eax, ebx, ecx, edx) for the guest; `vcpu` decides about PCID and MAXPHYADDR."""
+    eax, ebx, ecx, edx = hardware.native_cpuid(leaf, subleaf)
+    pcid = vcpu.record.has_pcid
+    if leaf == 1:
+        ecx = (ecx & ~(X2APIC | MONITOR | OSXSAVE | HYPERVISOR | PCID)) | (PCID if pcid else 0)
+        if vcpu.cr4 & CR4_OSXSAVE:
+            ecx |= OSXSAVE
+    elif leaf == 7 and subleaf == 0:
+        ebx = ebx & ~INVPCID | (INVPCID if pcid else 0)
+        ecx = ecx & ~(PKU | OSPKE | LA57) | (LA57 if la57 else 0)
+    elif leaf == 0x80000001:
+        ecx &= ~SVM
+    elif leaf == 0x80000008:
+        eax = eax & ~0xFFFF | (57 if la57 else 48) << 8 | vcpu.record.maxphyaddr
+    elif leaf == 0xA:
+        eax = ebx = ecx = edx = 0
+    return eax, ebx, ecx, edx
+
+
+#: MSRs that hold what was written and mean nothing here: index -> value after reset.
+PLAIN_MSRS = {
+    0x10: 0,                    # TSC (offset only)
+    0x1B: 0xFEE00900,           # APIC base: enabled, boot processor
+    0x8B: 0x1000065,            # microcode revision
+    0xFE: 0x508, 0x2FF: 0x800,  # MTRR capabilities, default type
+    0x277: 0x0007040600070406,  # PAT
+    0x179: 0x20, 0x17A: 0, 0x1D9: 0, 0x1A0: 1, 0x3B: 0, 0x48: 0, 0x49: 0, 0x122: 0, 0x140: 0,
+    0xC0000103: 0,              # TSC_AUX
+    0xC0010010: 0, 0xC0010015: 0x1000010, 0xC001001F: 0, 0xC0010055: 0, 0xC0010114: 0, 0xC0010117: 0,
+    0xC0010140: 0, 0xC0010141: 0, 0xC0011029: 2,
+    **{0x200 + i: 0 for i in range(16)},            # variable MTRRs
+    **{i: 0 for i in (0x250, 0x258, 0x259)}, **{0x268 + i: 0 for i in range(8)},
+}
+EFER = 0xC0000080

@@ -1,0 +1,551 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The compiled callbacks between the engine and Python.
+
+An exit arrives in `on_interrupt`. It deals with the common cases without entering CPython, calls Python for
+the rest, and on the way back puts a queued event into the guest:
+
+    engine --exit--> on_interrupt --miss?--> fast path --handled--+
+                          |                       | no             |
+                          |                       v                |
+                          +-----------------> Python on_exit       |
+                                                  |                |
+                      guest <---- deliver event <-+----------------+
+
+Event delivery calls the engine's own interrupt code. That code reads the IDT, the TSS and the stack through
+the shadow tables, so it can miss; a miss is a `longjmp` that ends in a new call of `on_interrupt`, and the
+event that was on its way is then found in the VMCB, as on a real CPU (EXITINTINFO). This is why nothing here
+may be a Python function: the jump would go over its frames.
+
+The callbacks share one *control block* of int64 cells with Python; its address is their `user_data`.
+"""
+
+from numba import cfunc, njit, types
+
+from . import exits as ex
+from . import offsets as o
+from .native import call1, call3, call4, load8, load16, load32, load64, store8, store16, store32, store64
+
+# Cells of the control block
+(ENV, CPU, VMCB, EXIT_CALLBACK, FAST_PATH, FAST_ARGUMENT,
+ DO_INTERRUPT, DO_HARDIRQ, CPU_VMEXIT, READ_EFLAGS, VADDR_TO_HOST, LOAD16_MMU, EMU_STOP,
+ EXCEPTION_INTERCEPTS,
+ # the event to deliver before the next guest instruction
+ EVENT_PENDING, EVENT_INFO, EVENT_ERROR, EVENT_LENGTH,
+ # the event whose delivery the last exit interrupted, in EXITINTINFO form
+ EXIT_INT_INFO, EXIT_INT_ERROR, EXIT_INT_LENGTH, DELIVERY_RIP,
+ EXIT_CODE, EXIT_ADDRESS, EXIT_ERROR,
+ # why and how Python wants the engine's attention
+ LEAVE, USER_KICK, IN_EXIT, HELD_REQUESTS,
+ IO_PORT, IO_SIZE, IO_IN, IO_STRING, IO_REP, IO_VALUE, IO_LENGTH,
+ CODE_COUNT, CODE_0, CODE_1,
+ EXITS, FAST_EXITS, NATIVE_EVENTS, PREFETCH_RIP,
+ # instruction counting
+ COUNT, LIMIT, BLOCK_PC, BLOCK_SIZE, BLOCK_COUNT, COUNT_TABLE, STARTED,
+ CELLS) = range(51)
+
+# Values of LEAVE
+LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
+
+MAX_INSTRUCTION = 15
+COUNT_TABLE_BITS = 14  # translated blocks remembered for counting
+PAGE = 4096
+
+
+@njit(inline="always")
+def get(control, cell):
+    return load64(control + 8 * cell)
+
+
+@njit(inline="always")
+def put(control, cell, value):
+    store64(control + 8 * cell, value)
+
+
+@njit
+def kick(cpu):
+    """Make the engine take an INTR exit before the next translated block.
+
+    Other threads do the same, so each request has its own byte and is set by a plain store.
+    """
+    store8(cpu + o.CPU_INTERRUPT_REQUEST, o.INTERRUPT_HARD)
+    store16(cpu + o.CPU_ICOUNT_HIGH, 0xFFFF)
+    store32(cpu + o.CPU_TCG_EXIT_REQ, 1)
+
+
+@njit
+def leave(control, uc, cpu):
+    """End uc_emu_start. Requests still open would exit again before it ends, so they are put aside."""
+    requests = cpu + o.CPU_INTERRUPT_REQUEST
+    held = load32(requests) & o.INTERRUPT_VIRQ
+    if held:
+        put(control, HELD_REQUESTS, held)
+    store8(requests, 0)
+    store8(requests + 1, 0)
+    call1(get(control, EMU_STOP), uc)
+
+
+@njit
+def mmu_index(env):
+    hflags = load32(env + o.HFLAGS)
+    if hflags & o.HF_CPL == 3:
+        return o.MMU_USER
+    if hflags & o.HF_SMAP == 0 or load64(env + o.EFLAGS) & (1 << 18):
+        return o.MMU_KNOSMAP
+    return o.MMU_KSMAP
+
+
+@njit
+def fetch_instruction(control, env):
+    """Copy up to 15 bytes at CS:RIP into the control block, as far as the engine may execute them.
+
+    The look-up never faults; a page that is not mapped ends the copy. It overwrites the fields of the last
+    fault, so it runs after they were saved.
+    """
+    address = load64(env + o.SEGS + o.SEG_SIZE + o.SEG_BASE) + load64(env + o.EIP)
+    if load32(env + o.HFLAGS) & o.HF_CS64:
+        address = load64(env + o.EIP)
+    elif load32(env + o.HFLAGS) & o.HF_LMA == 0:
+        address &= 0xFFFFFFFF
+    translate = get(control, VADDR_TO_HOST)
+    bytes_at = control + 8 * CODE_0
+    put(control, CODE_0, 0)
+    put(control, CODE_1, 0)
+    first = min(MAX_INSTRUCTION, PAGE - (address & (PAGE - 1)))
+    host = call4(translate, env, address, o.ACCESS_FETCH, mmu_index(env))
+    count = 0
+    if host != 0:
+        while count < first:
+            store8(bytes_at + count, load8(host + count))
+            count += 1
+        if first < MAX_INSTRUCTION:
+            host = call4(translate, env, address + first, o.ACCESS_FETCH, mmu_index(env))
+            if host != 0:
+                while count < MAX_INSTRUCTION:
+                    store8(bytes_at + count, load8(host + count - first))
+                    count += 1
+    put(control, CODE_COUNT, count)
+    return count
+
+
+@njit
+def prefix_length(control, env):
+    """Number of prefix bytes before the opcode among the fetched bytes."""
+    code64 = load32(env + o.HFLAGS) & o.HF_CS64
+    count = get(control, CODE_COUNT)
+    at = control + 8 * CODE_0
+    for index in range(count):
+        byte = load8(at + index)
+        legacy = (byte == 0x66 or byte == 0x67 or byte == 0xF2 or byte == 0xF3 or byte == 0xF0 or byte == 0x26
+                  or byte == 0x2E or byte == 0x36 or byte == 0x3E or byte == 0x64 or byte == 0x65)
+        if not legacy and not (code64 and byte & 0xF0 == 0x40):
+            return index
+    return count
+
+
+@njit
+def has_rep_prefix(control, length):
+    at = control + 8 * CODE_0
+    for index in range(length):
+        if load8(at + index) == 0xF2 or load8(at + index) == 0xF3:
+            return 1
+    return 0
+
+
+@njit
+def deliver_event(control, env, cpu):
+    """Push the pending event through the guest's IDT. May not return (see the module's text)."""
+    put(control, EVENT_PENDING, 0)
+    info = get(control, EVENT_INFO)
+    error = get(control, EVENT_ERROR)
+    kind = (info >> 8) & 7
+    vector = info & 0xFF
+    # Kept while the delivery runs: if it is interrupted these become the EXITINTINFO.
+    vmcb = get(control, VMCB)
+    store32(vmcb + o.VMCB_EVENT_INJ, info | ex.EVENT_VALID)
+    store32(vmcb + o.VMCB_EVENT_INJ_ERR, error)
+    put(control, DELIVERY_RIP, load64(env + o.EIP))
+    store32(env + o.OLD_EXCEPTION, -1)
+    store32(env + o.HFLAGS, load32(env + o.HFLAGS) & ~o.HF_INHIBIT_IRQ)
+    put(control, NATIVE_EVENTS, get(control, NATIVE_EVENTS) + 1)
+    if kind == ex.EVENT_INTERRUPT or kind == ex.EVENT_NMI:
+        call3(get(control, DO_HARDIRQ), env, vector, 1)
+    else:
+        software = kind == ex.EVENT_SOFTWARE
+        following = load64(env + o.EIP) + get(control, EVENT_LENGTH)
+        if load32(env + o.HFLAGS) & o.HF_CS64 == 0:
+            following &= 0xFFFFFFFF
+        store32(cpu + o.CPU_EXCEPTION_INDEX, vector)
+        store32(env + o.ERROR_CODE, error)
+        store32(env + o.EXCEPTION_IS_INT, 1 if software else 0)
+        store64(env + o.EXCEPTION_NEXT_EIP, following)
+        call1(get(control, DO_INTERRUPT), cpu)
+        # Left set, the engine would overwrite RIP at the next exit.
+        store32(env + o.EXCEPTION_IS_INT, 0)
+    # Real mode and failed checks may leave it: the delivery is over.
+    store32(vmcb + o.VMCB_EVENT_INJ, 0)
+
+
+@njit
+def requeue_interrupted_event(control):
+    """The fault that interrupted a delivery was repaired: deliver the same event again."""
+    if get(control, EXIT_INT_INFO) != 0:
+        put(control, EVENT_INFO, get(control, EXIT_INT_INFO))
+        put(control, EVENT_ERROR, get(control, EXIT_INT_ERROR))
+        put(control, EVENT_LENGTH, get(control, EXIT_INT_LENGTH))
+        put(control, EVENT_PENDING, 1)
+        put(control, EXIT_INT_INFO, 0)
+
+
+@njit
+def reflect_exception(control, vector, error):
+    """An exception nobody intercepts goes to the guest; returns False on a triple fault (APM 8.2.9)."""
+    before = get(control, EXIT_INT_INFO)
+    if before != 0 and (before >> 8) & 7 == ex.EVENT_EXCEPTION:
+        old = before & 0xFF
+        if old == 8:
+            return False
+        second = (ex.CONTRIBUTORY >> vector) & 1
+        if (((ex.CONTRIBUTORY >> old) & 1 and second)
+                or (old == 14 and (second or vector == 14))):
+            vector = 8
+            error = 0
+    if (ex.FAULTS >> vector) & 1:
+        # a fault pushes RFLAGS with RF set (SDM vol. 3 6.8.3)
+        env = get(control, ENV)
+        store64(env + o.EFLAGS, load64(env + o.EFLAGS) | 0x10000)
+    info = vector | (ex.EVENT_EXCEPTION << 8) | ex.EVENT_VALID
+    if (ex.HAS_ERROR_CODE >> vector) & 1:
+        info |= ex.EVENT_ERROR_VALID
+    put(control, EVENT_INFO, info)
+    put(control, EVENT_ERROR, error)
+    put(control, EVENT_LENGTH, 0)
+    put(control, EVENT_PENDING, 1)
+    put(control, EXIT_INT_INFO, 0)
+    return True
+
+
+@njit
+def is_prefetch_fault(control, env, cpu, address, error):
+    """True for a fetch fault of the translator that no instruction has earned yet; arranges the retry.
+
+    The engine translates ahead, over the end of the page, and faults there before the instructions it has
+    already translated ran. A CPU would run those first (and may never get there). So the block is retried with
+    one instruction; if that one faults again, it is its own fault: it crosses the page.
+    """
+    rip = load64(env + o.EIP)
+    linear = rip
+    if load32(env + o.HFLAGS) & o.HF_CS64 == 0:
+        linear += load64(env + o.SEGS + o.SEG_SIZE + o.SEG_BASE)
+        if load32(env + o.HFLAGS) & o.HF_LMA == 0:
+            linear &= 0xFFFFFFFF
+    if error & 0x10 == 0 or (address ^ linear) & ~(PAGE - 1) == 0 or get(control, PREFETCH_RIP) == rip:
+        return False
+    put(control, PREFETCH_RIP, rip)
+    store32(cpu + o.CPU_CFLAGS_NEXT_TB, 1)
+    return True
+
+
+@njit
+def complete_io(control, env):
+    """Finish a non-string IN or OUT after Python looked at it."""
+    if get(control, IO_IN):
+        size = get(control, IO_SIZE)
+        value = get(control, IO_VALUE)
+        rax = load64(env + o.REGS)
+        if size == 1:
+            rax = (rax & ~0xFF) | (value & 0xFF)
+        elif size == 2:
+            rax = (rax & ~0xFFFF) | (value & 0xFFFF)
+        else:
+            rax = value & 0xFFFFFFFF
+        store64(env + o.REGS, rax)
+    rip = load64(env + o.EIP) + get(control, IO_LENGTH)
+    if load32(env + o.HFLAGS) & o.HF_CS64 == 0:
+        rip &= 0xFFFFFFFF
+    store64(env + o.EIP, rip)
+    store32(env + o.HFLAGS, load32(env + o.HFLAGS) & ~o.HF_INHIBIT_IRQ)
+
+
+@njit
+def uncount_unfinished(control, env):
+    """A block was counted whole when it began; take back what was not executed."""
+    size = get(control, BLOCK_SIZE)
+    if size == 0:
+        return
+    linear = load64(env + o.EIP)
+    if load32(env + o.HFLAGS) & o.HF_CS64 == 0:
+        linear += load64(env + o.SEGS + o.SEG_SIZE + o.SEG_BASE)
+    done = linear - get(control, BLOCK_PC)
+    if 0 <= done < size:
+        counted = get(control, BLOCK_COUNT)
+        put(control, COUNT, get(control, COUNT) - (counted * (size - done) + size - 1) // size)
+    put(control, BLOCK_SIZE, 0)
+
+
+@cfunc(types.void(types.int64, types.uint32, types.int64), cache=True)
+def on_interrupt(uc, number, control):
+    env = get(control, ENV)
+    cpu = get(control, CPU)
+    vmcb = get(control, VMCB)
+    code = types.int64(number) - o.EXCP_VMEXIT
+    # What the exit says, before anything below can overwrite it.
+    address = load64(vmcb + o.VMCB_EXIT_INFO_2)
+    error = load32(env + o.ERROR_CODE)
+    interrupted = load32(vmcb + o.VMCB_EVENT_INJ)
+    store32(env + o.EXCEPTION_IS_INT, 0)
+    put(control, EXIT_INT_INFO, 0)
+    if interrupted & ex.EVENT_VALID:
+        store32(vmcb + o.VMCB_EVENT_INJ, 0)
+        put(control, EXIT_INT_INFO, interrupted)
+        put(control, EXIT_INT_ERROR, load32(vmcb + o.VMCB_EVENT_INJ_ERR))
+        put(control, EXIT_INT_LENGTH, get(control, EVENT_LENGTH))
+        # For a software event the engine has moved RIP to the next instruction already.
+        store64(env + o.EIP, get(control, DELIVERY_RIP))
+        # Its 64-bit gate checks report twice the selector-style index (vector * 16 + 2).
+        if error & 2 and code != ex.PAGE_FAULT and load32(env + o.HFLAGS) & o.HF_LMA:
+            error = (interrupted & 0xFF) * 8 + 2
+    if code == ex.PAGE_FAULT and interrupted & ex.EVENT_VALID == 0:
+        if is_prefetch_fault(control, env, cpu, address, error):
+            return
+    put(control, PREFETCH_RIP, -1)
+    put(control, EXITS, get(control, EXITS) + 1)
+    if get(control, STARTED):
+        # Exact counting: the instruction was counted when it began, and it did not end. A fault on the
+        # fetch of the next one comes before that one began.
+        put(control, STARTED, 0)
+        fetch = code == ex.PAGE_FAULT and error & 0x10
+        if code != ex.INTR and code != ex.VINTR and not fetch:
+            put(control, COUNT, get(control, COUNT) - 1)
+    else:
+        uncount_unfinished(control, env)
+
+    to_python = True
+    if code == ex.PAGE_FAULT:
+        if get(control, FAST_PATH) != 0:
+            block = get(control, FAST_ARGUMENT)
+            store64(block, address)
+            store64(block + 8, error)
+            store64(block + 16, load64(env + o.EIP))
+            store64(block + 24, get(control, EXIT_INT_INFO))
+            if call1(get(control, FAST_PATH), block) == 1:
+                put(control, FAST_EXITS, get(control, FAST_EXITS) + 1)
+                requeue_interrupted_event(control)
+                to_python = False
+    elif code == ex.INTR:
+        # Most kicks only bring us here: to leave, or to deliver an event queued outside an exit.
+        store8(cpu + o.CPU_INTERRUPT_REQUEST, 0)
+        to_python = get(control, USER_KICK) != 0 and get(control, LEAVE) == 0
+        if to_python:
+            put(control, USER_KICK, 0)
+    elif code == ex.VINTR:
+        store8(cpu + o.CPU_INTERRUPT_REQUEST + 1, 0)
+    elif (ex.EXCEPTION <= code < ex.EXCEPTION + 32
+          and (get(control, EXCEPTION_INTERCEPTS) >> (code - ex.EXCEPTION)) & 1 == 0):
+        if reflect_exception(control, code - ex.EXCEPTION, error):
+            to_python = False
+        else:
+            code = ex.SHUTDOWN
+
+    if to_python:
+        put(control, EXIT_CODE, code)
+        put(control, EXIT_ADDRESS, address)
+        put(control, EXIT_ERROR, error)
+        if code == ex.PAGE_FAULT:
+            put(control, CODE_COUNT, 0)
+        else:
+            fetch_instruction(control, env)
+        put(control, IN_EXIT, 1)
+        call1(get(control, EXIT_CALLBACK), code)
+        put(control, IN_EXIT, 0)
+        if code == ex.IOIO and get(control, IO_LENGTH) != 0:
+            complete_io(control, env)
+    if get(control, LEAVE):
+        leave(control, uc, cpu)
+    elif get(control, EVENT_PENDING):
+        deliver_event(control, env, cpu)
+
+
+@njit
+def io_permitted(control, env, port, size):
+    """The permission check the engine leaves out: IOPL, then the bitmap of a 32-bit or 64-bit TSS."""
+    flags = load64(env + o.EFLAGS)
+    hflags = load32(env + o.HFLAGS)
+    virtual = flags & (1 << 17)
+    if hflags & o.HF_PE == 0 or (hflags & o.HF_CPL <= (flags >> 12) & 3 and not virtual):
+        return True
+    tr = env + o.TR
+    limit = load32(tr + o.SEG_LIMIT)
+    kind = (load32(tr + o.SEG_FLAGS) >> 8) & 0xF
+    if (kind != 9 and kind != 11) or limit < 103:
+        return False
+    base = load64(tr + o.SEG_BASE)
+    # Reads with supervisor rights; a miss restarts the instruction.
+    map_offset = call4(get(control, LOAD16_MMU), env, base + 0x66, o.MMU_KNOSMAP, 0) & 0xFFFF
+    at = map_offset + (port >> 3)
+    if at + 1 > limit:
+        return False
+    bits = call4(get(control, LOAD16_MMU), env, base + at, o.MMU_KNOSMAP, 0) & 0xFFFF
+    return (bits >> (port & 7)) & ((1 << size) - 1) == 0
+
+
+@njit
+def io_exit(control, port, size, is_in, value):
+    """Common part of IN and OUT. A plain one becomes an exit; a string element calls Python from inside."""
+    env = get(control, ENV)
+    if not io_permitted(control, env, port, size):
+        call4(get(control, CPU_VMEXIT), env, ex.EXCEPTION + 13, 0, 0)
+    fetch_instruction(control, env)
+    prefixes = prefix_length(control, env)
+    opcode = load8(control + 8 * CODE_0 + prefixes)
+    string = 0x6C <= opcode <= 0x6F
+    put(control, IO_PORT, port)
+    put(control, IO_SIZE, size)
+    put(control, IO_IN, is_in)
+    put(control, IO_STRING, 1 if string else 0)
+    put(control, IO_REP, has_rep_prefix(control, prefixes) if string else 0)
+    put(control, IO_VALUE, value)
+    put(control, IO_LENGTH, prefixes + (2 if opcode <= 0xE7 else 1))
+    if not string:
+        # APM 15.10.2: bit 0 = IN, bits 4..6 = operand size, bits 16..31 = port
+        information = (port << 16) | is_in | (size << 4)
+        call4(get(control, CPU_VMEXIT), env, ex.IOIO, information, 0)
+    put(control, EXIT_CODE, ex.IOIO)
+    put(control, EXIT_INT_INFO, 0)
+    call1(get(control, EXIT_CALLBACK), ex.IOIO)
+    return get(control, IO_VALUE)
+
+
+@cfunc(types.uint32(types.int64, types.uint32, types.int32, types.int64), cache=True)
+def on_in(uc, port, size, control):
+    return types.uint32(io_exit(control, types.int64(port), types.int64(size), 1, 0))
+
+
+@cfunc(types.void(types.int64, types.uint32, types.int32, types.uint32, types.int64), cache=True)
+def on_out(uc, port, size, value, control):
+    io_exit(control, types.int64(port), types.int64(size), 0, types.int64(value))
+
+
+@njit
+def load_flat_segment(env, segment, selector, flags):
+    at = env + o.SEGS + o.SEG_SIZE * segment
+    store32(at + o.SEG_SELECTOR, selector)
+    store64(at + o.SEG_BASE, 0)
+    store32(at + o.SEG_LIMIT, 0xFFFFFFFF)
+    store32(at + o.SEG_FLAGS, flags)
+
+
+FLAT_CODE32, FLAT_CODE64, FLAT_DATA = 0xC09B00, 0xA09B00, 0xC09300
+
+
+@njit
+def enter_kernel_segments(env, selector, long_mode):
+    """CS, SS and the mode bits as SYSCALL and SYSENTER load them."""
+    load_flat_segment(env, 1, selector & 0xFFFC, FLAT_CODE64 if long_mode else FLAT_CODE32)
+    load_flat_segment(env, 2, (selector + 8) & 0xFFFC, FLAT_DATA)
+    hflags = load32(env + o.HFLAGS) & ~(o.HF_CPL | o.HF_CS64 | o.HF_ADDSEG)
+    hflags |= o.HF_CS32 | o.HF_SS32
+    if long_mode:
+        hflags |= o.HF_CS64
+    else:
+        ds_base = load64(env + o.SEGS + 3 * o.SEG_SIZE + o.SEG_BASE)
+        es_base = load64(env + o.SEGS + o.SEG_BASE)
+        if ds_base | es_base:
+            hflags |= o.HF_ADDSEG
+    store32(env + o.HFLAGS, hflags)
+
+
+@cfunc(types.void(types.int64, types.int64), cache=True)
+def on_syscall(uc, control):
+    """SYSCALL (APM volume 3). The engine only calls the hook and then adds the length to RIP."""
+    env = get(control, ENV)
+    efer = load64(env + o.EFER)
+    if efer & 1 == 0:
+        call4(get(control, CPU_VMEXIT), env, ex.EXCEPTION + 6, 0, 0)
+    fetch_instruction(control, env)
+    length = prefix_length(control, env) + 2
+    star = load64(env + o.STAR)
+    selector = (star >> 32) & 0xFFFF
+    following = load64(env + o.EIP) + length
+    flags = call1(get(control, READ_EFLAGS), env)
+    if efer & 0x400:
+        from64 = load32(env + o.HFLAGS) & o.HF_CS64
+        store64(env + o.REGS + 8 * 1, following)
+        store64(env + o.REGS + 8 * 11, flags & ~0x10000)
+        flags &= ~(load64(env + o.SFMASK) | 0x10000)
+        enter_kernel_segments(env, selector, True)
+        target = load64(env + o.LSTAR) if from64 else load64(env + o.CSTAR)
+    else:
+        store64(env + o.REGS + 8 * 1, following & 0xFFFFFFFF)
+        flags &= ~0x30200  # IF, RF, VM
+        enter_kernel_segments(env, selector, False)
+        target = star & 0xFFFFFFFF
+    store64(env + o.CC_SRC, flags & o.CC_MASK)
+    store32(env + o.CC_OP, o.CC_OP_EFLAGS)
+    store32(env + o.DF, -1 if flags & o.DF_FLAG else 1)
+    store64(env + o.EFLAGS, (flags & ~(o.CC_MASK | o.DF_FLAG)) | 2)
+    store64(env + o.EIP, target - length)
+
+
+@cfunc(types.void(types.int64, types.int64), cache=True)
+def on_sysenter(uc, control):
+    """SYSENTER outside 64-bit code; in 64-bit code the engine raises #UD itself, as AMD CPUs do."""
+    env = get(control, ENV)
+    selector = load32(env + o.SYSENTER_CS)
+    if selector & 0xFFFC == 0:
+        call4(get(control, CPU_VMEXIT), env, ex.EXCEPTION + 13, 0, 0)
+    fetch_instruction(control, env)
+    length = prefix_length(control, env) + 2
+    # The arithmetic flags stay as they are, also in their lazy form.
+    store64(env + o.EFLAGS, load64(env + o.EFLAGS) & ~0x30200)
+    enter_kernel_segments(env, selector, False)
+    store64(env + o.REGS + 8 * 4, load64(env + o.SYSENTER_ESP) & 0xFFFFFFFF)
+    store64(env + o.EIP, (load64(env + o.SYSENTER_EIP) & 0xFFFFFFFF) - length)
+
+
+@njit
+def count_slot(table, pc, size):
+    """Address of the table entry for a block: key (pc ^ size << 48), value (instructions)."""
+    key = pc ^ (size << 48)
+    index = (pc ^ (pc >> COUNT_TABLE_BITS) ^ size) & ((1 << COUNT_TABLE_BITS) - 1)
+    return table + 16 * index, key
+
+
+@cfunc(types.void(types.int64, types.int64, types.int64, types.int64), cache=True)
+def on_translated(uc, current, previous, control):
+    """Remember how many instructions a freshly translated block has (uc_tb: pc, icount u16, size u16)."""
+    pc = load64(current)
+    count = load16(current + 8)
+    size = load16(current + 10)
+    slot, key = count_slot(get(control, COUNT_TABLE), pc, size)
+    store64(slot, key)
+    store64(slot + 8, count)
+
+
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.int64), cache=True)
+def on_block(uc, pc, size, control):
+    """Count a block about to run; the limit is tested here, and acts before the block's first instruction."""
+    size = types.int64(size)
+    slot, key = count_slot(get(control, COUNT_TABLE), pc, size)
+    count = load64(slot + 8) if load64(slot) == key else max(1, size // 4)
+    total = get(control, COUNT)
+    if total >= get(control, LIMIT):
+        put(control, BLOCK_SIZE, 0)
+        put(control, LEAVE, LEAVE_BUDGET)
+        kick(get(control, CPU))
+        return
+    put(control, COUNT, total + count)
+    put(control, BLOCK_PC, pc)
+    put(control, BLOCK_SIZE, size)
+    put(control, BLOCK_COUNT, count)
+
+
+@cfunc(types.void(types.int64, types.int64, types.uint32, types.int64), cache=True)
+def on_instruction(uc, pc, size, control):
+    """Exact counting: called before every instruction, with RIP and flags in the CPU record."""
+    total = get(control, COUNT)
+    if total >= get(control, LIMIT):
+        put(control, STARTED, 0)
+        put(control, LEAVE, LEAVE_BUDGET)
+        call4(get(control, CPU_VMEXIT), get(control, ENV), ex.INTR, 0, 0)
+    put(control, COUNT, total + 1)
+    put(control, STARTED, 1)

@@ -1,0 +1,575 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""KVM on this hardware: the loop of entries and exits, and a handler for each exit (kvm_amd's, with npt=0).
+
+    run:   enter (requests, root, event) -> hardware.run -> exit -> handler -> enter ...
+                                                  |
+    #PF  fast path (compiled) ........ the MMU -> resume        CR, INVLPG, MSR, CPUID  emulate or decode, skip
+         verdict EMULATE ............. emulate.py               IN, OUT, MMIO, HLT      the platform ("userspace")
+"""
+
+import ctypes
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ...mmu import counters, events
+from ...vm import calls, entry
+from ...vm.exits import EMULATE
+from ...vm.machine import signed
+from . import exits as svm
+from . import fast_path, guest_memory
+from .cpuid import EFER, PLAIN_MSRS, guest_cpuid
+from .emulate import FAILED, Emulator
+from .errors import EngineError
+from .hardware import CS, SvmHardware
+from .profile import AMD
+from .stepper import InstructionStepper
+
+U64 = (1 << 64) - 1
+KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
+CR0_SEL_WRITE = 0x65
+CR0_TS_MP = 0xA
+RFLAGS_IF = 1 << 9
+BP, OF, UD, DF = 3, 4, 6, 8
+#: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
+INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
+#: Names of exits for the statistics.
+NAMES = {svm.PAGE_FAULT: "#PF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
+         svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
+         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", CR0_SEL_WRITE: "MOV to CR0"}
+
+
+def exit_name(code):
+    """Short name of an exit code."""
+    if code < 0x20:
+        return f"MOV {'to' if code & 0x10 else 'from'} CR{code & 15}"
+    if 0x40 <= code < 0x60 and code != svm.PAGE_FAULT:
+        return f"exception {code - 0x40}"
+    return NAMES.get(code, f"exit {code:#x}")
+
+
+@dataclass
+class RunReport:
+    """How a run ended.  reason: "exit", "shutdown", "halted", "limit", "timeout", "interrupted", "internal error";
+    text: one line for people; exit_code: what the guest reported, or None."""
+
+    reason: str
+    text: str
+    exit_code: int | None = None
+    exits: Counter = field(default_factory=Counter)
+    emulated: int = 0
+    fast_exits: int = 0
+    instructions: int = 0
+    seconds: float = 0.0
+
+
+class KvmRun:
+    """One vCPU of `vm` running on an engine.
+
+    vm: the `Vm`.  platform: devices (`guests.platform`).  profile: kind of host.  max_instructions, timeout (seconds):
+    limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
+    """
+
+    def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
+                 progress=None):
+        self.vm, self.platform, self.profile = vm, platform, profile
+        self.vcpu = vm.vcpus[0]
+        self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
+                                                                          progress)
+        self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr)
+        self.stepper = InstructionStepper()
+        self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
+        self.msrs = dict(PLAIN_MSRS)
+        self.report = None
+        self.exits = Counter()
+        self.emulated = 0
+        self._mode = None
+        self._last_check = 0.0
+        self._map_memory()
+        self._install_fast_path()
+        self.hardware.exception_intercepts = INTERCEPTED
+
+    # -- set-up
+
+    def _map_memory(self):
+        store, view = self.vm.store, self.vm.view
+        base = store.address
+        for table, pfn in (("spt", view.shadow_pfn), ("ram", view.ram_pfn)):
+            offset, length = store.tables[table]
+            self.hardware.map_ram(pfn << 12, base + offset, -(-length // 4096) * 4096)
+
+    def _install_fast_path(self):
+        block = (ctypes.c_int64 * fast_path.CELLS)()
+        self._block = block
+        block[fast_path.HANDLE] = self.vm.store.address
+        block[fast_path.VCPU] = self.vcpu.index
+        block[fast_path.CONTROL] = self.hardware.control_address
+        block[fast_path.FLUSH_TLB] = self.hardware.flush_tlb_address
+        block[fast_path.FLUSH_PAGE] = self.hardware.flush_page_address
+        block[fast_path.EVENT_LIMIT] = self.vm.view.event_capacity // 2
+        block[fast_path.WORLD_SWITCH] = int(self.profile.flush_on_world_switch)
+        block[fast_path.RSVD_WITHOUT_PRESENT] = int(self.profile.rsvd_without_present)
+        block[fast_path.VERDICT] = fast_path.UNTOUCHED
+        if fast_path.AVAILABLE:
+            self.hardware.install_fast_path(fast_path.handle.address, ctypes.addressof(block))
+
+    def load(self, image):
+        """Put a `GuestImage` into memory and set the entry state (KVM_SET_SREGS, KVM_SET_REGS)."""
+        for gpa, data in image.segments:
+            self.vm.write_gpa(gpa, data)
+        e, hw = image.entry, self.hardware
+        for number, segment in enumerate((e.es, e.cs, e.ss, e.ds, e.fs, e.gs)):
+            hw.set_segment(number, segment.selector, segment.base, segment.limit, segment.flags)
+        hw.gdtr, hw.idtr = e.gdtr, e.idtr
+        for name, value in e.gprs.items():
+            hw.gpr[GPR_NAMES.index(name)] = value
+        hw.gpr[4] = e.rsp
+        hw.rip = e.rip
+        hw.rflags = e.rflags
+        self.vcpu.set_cpuid(maxphyaddr=self.profile.maxphyaddr, pcid=e.pcid)
+        long_code = bool(hw.segment(CS).flags & 1 << 21)
+        self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
+
+    # -- entry
+
+    def _sync_mode(self):
+        mode = calls.hardware_registers(self.vm.handle, self.vcpu.index)
+        if mode != self._mode:
+            cr0, cr4, efer = mode
+            # PCIDs do not exist in the engine; its TLB is emptied at every change of root instead
+            self.hardware.set_mode(cr0, cr4 & ~(1 << 17), efer)
+            self._mode = mode
+
+    def _flush(self):
+        r, hw = self.vcpu.record, self.hardware
+        root = r.hw_root & ~0xFFF
+        changed = hw.root != root
+        hw.load_root(root)
+        if r.hw_flush or changed or self.profile.flush_on_world_switch:
+            hw.flush_tlb()
+        else:
+            for i in range(r.hw_flush_count):
+                hw.flush_page(r.hw_flush_gva[i] & U64)
+        r.hw_flush = r.hw_flush_count = 0
+
+    def _inject(self):
+        """Queue what KVM decided to inject; interrupts only when nothing else is on its way."""
+        r, hw = self.vcpu.record, self.hardware
+        if r.exception_injected:
+            vector = r.exception_vector
+            if r.exception_set_rf:
+                hw.rflags |= 1 << 16
+                r.exception_set_rf = 0
+            if self._soft_exception:
+                # without NRIPS the instruction has been skipped already
+                hw.queue_event(vector, "software", None, self._soft_length if self.profile.nrips else 0)
+                return
+            hw.cr2 = r.cr2 & U64
+            hw.queue_event(vector, "exception", r.exception_error if r.exception_has_error else None)
+        elif r.interrupt_injected:
+            if r.interrupt_soft:
+                hw.queue_event(r.interrupt_nr, "software", None, self._soft_length if self.profile.nrips else 0)
+            else:
+                hw.queue_event(r.interrupt_nr, "interrupt")
+        elif r.nmi_injected:
+            hw.queue_event(2, "nmi")
+
+    def _enter(self):
+        """vcpu_enter_guest up to VMRUN.  False when the guest must not go on."""
+        r = self.vcpu.record
+        if self._soft_event() and not self.profile.nrips:
+            # svm_update_soft_interrupt_rip: INT n, INT3 and INTO push the address after them
+            self.emulator.skip()
+            r.exception_injected = int(self._soft_exception)
+        # an interrupt that has to wait for another event's delivery makes the entry an immediate exit; without an
+        # in-kernel irqchip KVM takes the event being reinjected for one
+        r.immediate_exit = int(r.interrupt_injected)
+        r.rip = signed(self.hardware.rip)
+        self._interrupts()
+        result = calls.enter(self.vm.handle, self.vcpu.index)
+        if result == entry.SHUTDOWN:
+            self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_SHUTDOWN)
+            return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
+        if result != entry.ENTER:
+            return self._end("internal error", f"no root could be made (errno {-result}); "
+                                               "the shadow page capacity is too small for the quota")
+        self._sync_mode()
+        self._flush()
+        if not self.hardware.event_queued:
+            self._inject()
+        return True
+
+    def _soft_event(self):
+        """Is the event to be injected again an INT n, INT3 or INTO?"""
+        r = self.vcpu.record
+        return r.exception_injected and self._soft_exception or r.interrupt_injected and r.interrupt_soft
+
+    def _interrupts(self):
+        """Take an interrupt from the platform when the guest can; else ask for a window."""
+        r = self.vcpu.record
+        if self.platform.pending_interrupt() is None:
+            return
+        busy = r.exception_pending or r.exception_injected or r.interrupt_injected or r.nmi_injected
+        if not busy and self.hardware.rflags & RFLAGS_IF and not self.hardware.in_interrupt_shadow:
+            r.interrupt_nr = self.platform.acknowledge_interrupt()
+            r.interrupt_soft, r.interrupt_injected = 0, 1
+        else:
+            self.hardware.request_interrupt_window()
+
+    # -- exit
+
+    def _complete_interrupts(self):
+        """svm_complete_interrupts: what was injected has arrived, unless its delivery was interrupted."""
+        r = self.vcpu.record
+        r.nmi_injected = r.exception_pending = r.exception_injected = r.interrupt_injected = 0
+        self._soft_exception = False
+        event = self.hardware.interrupted_event
+        if event is None:
+            return
+        self._soft_length = event.instruction_length
+        if event.kind == "nmi":
+            r.nmi_injected = 1
+        elif event.kind == "interrupt" or event.kind == "software" and (
+                self.profile.soft_exceptions_as_interrupts or event.vector not in (BP, OF)):
+            r.interrupt_injected, r.interrupt_nr = 1, event.vector
+            r.interrupt_soft = int(event.kind == "software")
+        else:
+            self._soft_exception = event.kind == "software"
+            r.exception_injected, r.exception_vector = 1, event.vector
+            r.exception_has_error = int(event.error_code is not None)
+            r.exception_error = event.error_code or 0
+            r.exception_has_payload = 0
+
+    _soft_exception = False
+    _soft_length = 0
+
+    def on_exit(self, code):
+        """Handle one exit of the hardware; False ends the run."""
+        block = self._block
+        verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
+        hw, r = self.hardware, self.vcpu.record
+        if code == svm.PAGE_FAULT and verdict != fast_path.UNTOUCHED:
+            self.exits[code] += 1
+            if verdict == fast_path.ENTER_ONLY:
+                return self._enter_again()
+            return self._conclude_page_fault(hw.fault_address, verdict)
+        if code == svm.SWINT:
+            # real hardware delivers INT n without an exit
+            hw.queue_event(hw.software_vector, "software", None, hw.instruction_length)
+            return True
+        if code == svm.WRITE_CR0 and self._cr0_is_real():
+            code = self._selective_cr0()
+            if code is None:
+                return True
+        if code == svm.READ_CR0 and self._cr0_is_real():
+            _, _, instruction = self.emulator.peek()
+            self.emulator.complete_cr(instruction, False)
+            return True
+        r.in_guest = 0
+        r.rip = signed(hw.rip)
+        r.cpl = hw.cpl
+        r.ac = hw.rflags >> 18 & 1
+        self._complete_interrupts()
+        self.exits[code] += 1
+        r.stat[counters.EXITS] += 1
+        info1, info2 = self._exit_info(code)
+        self.vm.emit(events.EXIT, self.vcpu.index, code, hw.rip, info1, info2)
+        if not self._handle(code):
+            return False
+        return self._enter_again()
+
+    def _enter_again(self):
+        if self.vm.store.event_count() > self.vm.view.event_capacity // 2:
+            self._drain()
+        if not self._within_limits():
+            return False
+        return self._enter()
+
+    def _cr0_is_real(self):
+        return self._mode is not None and self._mode[0] == self.vcpu.cr0
+
+    def _selective_cr0(self):
+        """CR0 intercepts are off while the real CR0 equals the guest's; the selective one remains."""
+        _, _, instruction = self.emulator.peek()
+        value = self.emulator.cr_source(instruction)
+        if (value ^ self.vcpu.cr0) & ~CR0_TS_MP:
+            return CR0_SEL_WRITE
+        self.emulator.complete_cr(instruction, True)
+        self._sync_mode()
+        return None
+
+    def _exit_info(self, code):
+        hw = self.hardware
+        if code == svm.PAGE_FAULT:
+            return self.profile.page_fault_code(hw.error_code), hw.fault_address
+        if code == svm.IOIO:
+            io = hw.io
+            sizes = {1: 0x10, 2: 0x20, 4: 0x40}
+            info = io.port << 16 | sizes[io.size] | int(io.is_in) | int(io.string) << 2 | int(io.rep) << 3
+            return info, hw.rip + self.hardware.io_length
+        if code == svm.MSR or svm.EXCEPTION <= code < svm.EXCEPTION + 32:
+            return hw.error_code, 0
+        if code < 0x20 and self.profile.decode_assists:
+            _, _, instruction = self.emulator.peek()
+            return 1 << 63 | self.emulator.cr_register(instruction), 0
+        if code == svm.INVLPG and self.profile.decode_assists:
+            _, _, instruction = self.emulator.peek()
+            return self.emulator.operand_address(instruction, 0), 0
+        return 0, 0
+
+    def _handle(self, code):
+        if code == svm.PAGE_FAULT:
+            return self._page_fault()
+        if code < 0x20 or code == CR0_SEL_WRITE:
+            return self._control_register(code)
+        handler = self._HANDLERS.get(code)
+        if handler is not None:
+            return handler(self)
+        if svm.EXCEPTION <= code < svm.EXCEPTION + 32:
+            return self._exception(code - svm.EXCEPTION)
+        if 0x20 <= code < 0x40:
+            return self._debug_register()
+        if svm.VMRUN <= code <= svm.SKINIT or code in (svm.INVLPGA, svm.MONITOR, svm.MWAIT, svm.RDPMC):
+            return self._queue(UD)
+        return self._end("internal error", f"unsupported exit {code:#x} at RIP {self.hardware.rip:#x}")
+
+    def _queue(self, vector, error=None):
+        calls.queue_exception(self.vm.handle, self.vcpu.index, vector, int(error is not None), error or 0)
+        return True
+
+    def _page_fault(self):
+        hw = self.hardware
+        verdict = calls.handle_page_fault(self.vm.handle, self.vcpu.index, signed(hw.fault_address),
+                                          self.profile.page_fault_code(hw.error_code))
+        return self._conclude_page_fault(hw.fault_address, verdict, enter=False)
+
+    def _conclude_page_fault(self, address, verdict, enter=True):
+        if verdict < 0:
+            return self._end("internal error", f"the MMU gives up (errno {-verdict}) at RIP {self.hardware.rip:#x}, "
+                                               f"address {address:#x}")
+        if verdict & EMULATE and not self._emulate(address, verdict & ~EMULATE):
+            return False
+        return self._enter_again() if enter else True
+
+    def _emulate(self, address=0, flags=0):
+        self.emulated += 1
+        if self.emulator.emulate(address, flags) == FAILED:
+            code = self.emulator.last_code.hex(" ")
+            return self._end("internal error", f"the instruction at RIP {self.hardware.rip:#x} cannot be emulated: "
+                                               f"{code}")
+        return True
+
+    def _skip(self, length=None):
+        """kvm_skip_emulated_instruction."""
+        if not self.profile.nrips:
+            return self.emulator.skip() or True
+        self.hardware.skip_instruction(length if length is not None else self.emulator.peek()[2].size)
+        return True
+
+    def _control_register(self, code):
+        if not self.profile.decode_assists:
+            return self._emulate()
+        _, _, instruction = self.emulator.peek()
+        if bytes(instruction.opcode[:2]) not in (b"\x0f\x20", b"\x0f\x22"):
+            return self._emulate()
+        write = code == CR0_SEL_WRITE or code & 0x10
+        cr = 0 if code == CR0_SEL_WRITE else code & 15
+        if write:
+            value = self.emulator.cr_source(instruction)
+            self.vm.emit(events.CR, 1, cr, value)
+            if self.emulator.write_cr(cr, value):
+                return self._queue(13, 0)
+        else:
+            value = self.emulator.read_cr(cr)
+            self.emulator.cr_target(instruction, value)
+            self.vm.emit(events.CR, 0, cr, value)
+        return self._skip(instruction.size)
+
+    def _debug_register(self):
+        return self._emulate()
+
+    def _invlpg(self):
+        if not self.profile.decode_assists:
+            return self._emulate()
+        _, _, instruction = self.emulator.peek()
+        calls.invlpg(self.vm.handle, self.vcpu.index, signed(self.emulator.operand_address(instruction, 0)))
+        return self._skip(instruction.size)
+
+    def _msr(self):
+        hw = self.hardware
+        index = hw.gpr[1] & 0xFFFFFFFF
+        if hw.error_code & 1:
+            value = (hw.gpr[2] & 0xFFFFFFFF) << 32 | hw.gpr[0] & 0xFFFFFFFF
+            failed = self._write_msr(index, value)
+            self.vm.emit(events.MSR, 1, index, value, int(failed))
+        else:
+            value = self._read_msr(index)
+            failed = value is None
+            self.vm.emit(events.MSR, 0, index, value or 0, int(failed))
+            if not failed:
+                hw.gpr[0], hw.gpr[2] = value & 0xFFFFFFFF, value >> 32
+        if failed:
+            return self._queue(13, 0)
+        return self._skip(2)
+
+    def _write_msr(self, index, value):
+        if index == EFER:
+            return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
+        if index not in self.msrs:
+            return True
+        self.msrs[index] = value
+        return False
+
+    def _read_msr(self, index):
+        if index == EFER:
+            return self.vcpu.efer
+        return self.msrs.get(index)
+
+    def _cpuid(self):
+        hw = self.hardware
+        values = guest_cpuid(self.vcpu, hw, hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF, la57=self.la57)
+        hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
+        return self._skip(2)
+
+    def _io(self):
+        hw, io = self.hardware, self.hardware.io
+        self.vcpu.record.stat[counters.IO_EXITS] += 1
+        value = self.platform.io_read(io.port, io.size) if io.is_in else io.value
+        self.vm.emit(events.PIO, int(not io.is_in), io.port, io.size, 1, value)
+        self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_IO)
+        if io.is_in:
+            io.value = value
+        else:
+            self.platform.io_write(io.port, io.size, io.value)
+        if not io.string:
+            hw.complete_io()
+        if self.platform.exit_code is not None:
+            return self._end("exit", f"the guest ended with code {self.platform.exit_code}", self.platform.exit_code)
+        return True
+
+    def _halt(self):
+        self.vcpu.record.stat[counters.HALT_EXITS] += 1
+        if not self._skip(1):
+            return False
+        while self.platform.pending_interrupt() is None:
+            if not self.hardware.rflags & RFLAGS_IF:
+                return self._end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")
+            wait = self.platform.next_event()
+            if wait is None:
+                return self._end("halted", f"HLT and no device will ever interrupt, RIP {self.hardware.rip:#x}")
+            self.platform.advance(wait)
+        return True
+
+    def _exception(self, vector):
+        error = self.hardware.error_code
+        if vector == UD:
+            return self._undefined()
+        return self._queue(vector, error if vector in (8, 10, 11, 12, 13, 17) else None)
+
+    def _undefined(self):
+        """#UD: INVPCID, which this CPU does not know, is emulated; the rest is the guest's."""
+        _, code, instruction = self.emulator.peek()
+        if instruction is not None and instruction.mnemonic == "invpcid" and self.vcpu.record.has_pcid:
+            return self._invpcid(instruction)
+        return self._queue(UD)
+
+    def _invpcid(self, instruction):
+        """kvm_handle_invpcid: the descriptor is read with the guest's privilege."""
+        if self.hardware.cpl:
+            return self._queue(13, 0)
+        kind = self.emulator.register_operand(instruction, 0)
+        address = self.emulator.operand_address(instruction, 1)
+        try:
+            data = self.emulator.memory.read(address, 16)
+        except guest_memory.OperandFault as fault:
+            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+            return True
+        pcid = int.from_bytes(data[:8], "little")
+        gva = int.from_bytes(data[8:], "little")
+        if kind > 3 or calls.invpcid(self.vm.handle, self.vcpu.index, kind, signed(pcid), signed(gva)):
+            return self._queue(13, 0)
+        self.hardware.skip_instruction(instruction.size)
+        return True
+
+    def _shutdown(self):
+        self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_SHUTDOWN)
+        return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
+
+    def _kick(self):
+        return True
+
+    _HANDLERS = {svm.INVLPG: _invlpg, svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
+                 svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
+                 svm.VMMCALL: lambda self: self._queue(UD),
+                 svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
+                                                         f"RIP {self.hardware.rip:#x}")}
+
+    # -- userspace's side of emulated accesses
+
+    def mmio_read(self, gpa, size):
+        return self.platform.mmio_read(gpa, size)
+
+    def mmio_write(self, gpa, size, value):
+        self.platform.mmio_write(gpa, size, value)
+
+    def ram_written(self, offset, size):
+        """Emulation stored into RAM: translated code made from it is stale."""
+        self.hardware.invalidate_code((self.vm.view.ram_pfn << 12) + offset, size)
+
+    # -- the loop
+
+    def _within_limits(self):
+        now = time.monotonic()
+        if self.progress is not None and now - self._last_check > 0.25:
+            self._last_check = now
+            self.progress(self)
+        if self.timeout is not None and now - self._started > self.timeout:
+            return self._end("timeout", f"stopped after {self.timeout} s at RIP {self.hardware.rip:#x}")
+        if self.limit is not None and self.hardware.instruction_count >= self.limit:
+            return self._end("limit", f"stopped after {self.limit} instructions at RIP {self.hardware.rip:#x}")
+        return True
+
+    def _drain(self):
+        rows = self.vm.drain_events()
+        if self.drain is not None:
+            self.drain(rows)
+
+    def _end(self, reason, text, exit_code=None):
+        self.report = RunReport(reason, text, exit_code)
+        return False
+
+    #: Guest instructions between looks at limits and timers when the guest makes no exits.
+    SLICE = 2_000_000
+
+    def run(self):
+        """Run to the end: a RunReport."""
+        self._started = time.monotonic()
+        try:
+            if self._enter():
+                while self.report is None:
+                    budget = self.SLICE
+                    if self.limit is not None:
+                        budget = max(1, min(budget, self.limit - self.hardware.instruction_count))
+                    before = self.hardware.instruction_count
+                    reason = self.hardware.run(self.on_exit, max_instructions=budget)
+                    self.platform.advance(max(self.hardware.instruction_count - before, 0))
+                    if self.report is None and reason != "handler":
+                        if not self._within_limits():
+                            break
+                        if self.platform.pending_interrupt() is not None:
+                            self.hardware.kick()
+        except KeyboardInterrupt:
+            self._end("interrupted", f"interrupted at RIP {self.hardware.rip:#x}")
+        report = self.report
+        report.seconds = time.monotonic() - self._started
+        report.instructions = self.hardware.instruction_count
+        report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
+        report.fast_exits = self.hardware.exit_counts[1]
+        report.exits["#PF"] += report.fast_exits
+        report.emulated = self.emulated
+        self._drain()
+        return report
+
+
+GPR_NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+             "r15")
