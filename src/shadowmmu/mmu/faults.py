@@ -92,14 +92,14 @@ def prefetch_invalid_gpte(vm, ctx, sptep, gpte):
 
 
 @core
-def prefetch_gpte(vm, vcpu, sp, sptep, gpte):
-    """FNAME(prefetch_gpte)."""
+def prefetch_gpte(vm, vcpu, sp, sptep, gpte, no_dirty_log):
+    """FNAME(prefetch_gpte).  no_dirty_log: leave pages alone that would have to be logged as dirty."""
     ctx = state.context(vm, vcpu.mmu)
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return False
     gfn = walk.gpte_to_gfn(gpte)
     access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
-    slot = memslots.gfn_to_memslot_dirty_bitmap(vm, vcpu, gfn, access & roles.ACC_WRITE)
+    slot = memslots.gfn_to_memslot_dirty_bitmap(vm, vcpu, gfn, no_dirty_log and access & roles.ACC_WRITE)
     if slot < 0:
         return False
     pfn = host.gfn_to_pfn_atomic(vm, slot, gfn)
@@ -122,7 +122,7 @@ def pte_prefetch(vm, vcpu, w, sptep):
     for i in range(vm.prefetch_num):
         if first + i == sptep or sptes.is_present(geometry.read_spte(vm, first + i)):
             continue
-        if not prefetch_gpte(vm, vcpu, sp, first + i, w.prefetch_ptes[i]):
+        if not prefetch_gpte(vm, vcpu, sp, first + i, w.prefetch_ptes[i], True):
             break
 
 
@@ -185,7 +185,7 @@ def sync_spte(vm, vcpu, sp, i):
     if gfn != rmap.page_get_gfn(vm, sp, i):
         rmap.drop_spte(vm, sptep)
         return 1
-    if rmap.page_get_access(vm, sp, i) == access:
+    if state.rules(vm).sync_skips_same_access and rmap.page_get_access(vm, sp, i) == access:
         return 0
     rmap.page_set_access(vm, sp, i, access)
     old = geometry.read_spte(vm, sptep)

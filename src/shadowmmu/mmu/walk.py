@@ -306,20 +306,21 @@ def invalidate_addr_in_root(vm, vcpu, mmu, addr, root_hpa):
     if root_hpa == roots.INVALID_PAGE:
         return
     it = state.fault(vm, vcpu.id * 2 + 1)
+    zaps = state.rules(vm).invlpg_zaps
     shadow_walk_init(vm, vcpu, it, root_hpa, addr)
     while shadow_walk_okay(vm, it):
         i = geometry.sptep_page(vm, it.it_sptep)
         if i < 0:
             break   # the dummy root
         sp = state.page(vm, i)
-        if sp.unsync:
-            spte = geometry.read_spte(vm, it.it_sptep)
+        spte = geometry.read_spte(vm, it.it_sptep)
+        if zaps and sptes.is_last(spte, it.it_level):
+            if not sp.unsync or not zap_and_prefetch(vm, vcpu, sp, it.it_sptep, it.it_index):
+                break
+        elif not zaps and sp.unsync:
             flags = 0
             if spte != state.rules(vm).nonpresent_spte:
-                if state.rules(vm).invlpg_zaps:
-                    flags = -1
-                else:
-                    flags = faults.sync_spte(vm, vcpu, sp, it.it_index)
+                flags = faults.sync_spte(vm, vcpu, sp, it.it_index)
             if flags < 0:
                 zap.zap_pte(vm, sp, it.it_sptep)
             if flags != 0:
@@ -327,6 +328,23 @@ def invalidate_addr_in_root(vm, vcpu, mmu, addr, root_hpa):
         if not sp.unsync_children:
             break
         shadow_walk_next(vm, it)
+
+
+@core
+def zap_and_prefetch(vm, vcpu, sp, sptep, index):
+    """The leaf step of FNAME(invlpg) before 9fd4a4e3a3d9: drop the entry, then fill it again from the gpte.  False when
+    the gpte cannot be read."""
+    ctx = state.context(vm, vcpu.mmu)
+    old = geometry.read_spte(vm, sptep)
+    zap.zap_pte(vm, sp, sptep)
+    if sptes.is_present(old):
+        flush.remote_tlbs_gfn(vm, sp.gfn, roles.level(sp.role))
+    size = gpte_size(ctx)
+    offset = roles.quadrant(sp.role) << vm.level_bits if size == 4 else 0
+    gpte, ok = read_gpte(vm, vcpu, (sp.gfn << vm.page_shift) + (offset + index) * size, size)
+    if ok:
+        faults.prefetch_gpte(vm, vcpu, sp, sptep, gpte, False)
+    return ok
 
 
 @core

@@ -114,3 +114,34 @@ def unprotect_gfn_and_retry(vm, vcpu, addr):
         vcpu.last_retry_eip = vcpu.rip
         vcpu.last_retry_addr = addr
     return zapped
+
+
+@core
+def unprotect_page_virt(vm, vcpu, addr):
+    """kvm_mmu_unprotect_page_virt (before the unprotect-and-retry rework of 6.12): a #PF arrived while an event was
+    being delivered; shadow pages of the page behind it go, so that delivery cannot fault on it again."""
+    if state.context(vm, vcpu.mmu).root_role & roles.DIRECT:
+        return
+    gpa = walk.gva_to_gpa(vm, vcpu, addr, 4 if vcpu.cpl == 3 else 0)
+    if gpa != walk.INVALID_GPA:
+        zap.unprotect_gfn(vm, gpa >> vm.page_shift)
+
+
+@core
+def retry_instruction(vm, vcpu, addr, allowed, writes_page_table):
+    """retry_instruction before that rework: an instruction that does not look like a page table write is retried after
+    unprotecting, whether or not something was zapped, but not twice in a row."""
+    last_eip = vcpu.last_retry_eip
+    last_addr = vcpu.last_retry_addr
+    vcpu.last_retry_eip = 0
+    vcpu.last_retry_addr = 0
+    if not allowed or writes_page_table or vcpu.rip == last_eip and addr == last_addr:
+        return False
+    vcpu.last_retry_eip = vcpu.rip
+    vcpu.last_retry_addr = addr
+    gpa = addr
+    if not state.context(vm, vcpu.mmu).root_role & roles.DIRECT:
+        gpa = walk.gva_to_gpa(vm, vcpu, addr, 2 | (4 if vcpu.cpl == 3 else 0))
+    if gpa != walk.INVALID_GPA:
+        zap.unprotect_gfn(vm, gpa >> vm.page_shift)
+    return True

@@ -6,6 +6,7 @@ from .linux_6_12 import LINUX_6_12
 LINUX_6_1 = LINUX_6_12 | {
     "nonpresent_spte": 0,
     "invlpg_zaps": 1,                   # until 9fd4a4e3a3d9 (6.4)
+    "sync_skips_same_access": 0,        # until the per-spte sync callback (6.4)
     "dummy_root": 0,                    # until 0e3223d8d00a (6.6)
-    "unprotect_on_reinjection": 1,      # until the 6.12 rework of unprotect-and-retry
+    "unprotect_reworked": 0,            # until the 6.12 rework of unprotect-and-retry
 }

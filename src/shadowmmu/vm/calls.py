@@ -175,6 +175,12 @@ def written(handle, v, gpa, size):
 
 
 @core
+def retry_instruction(handle, v, addr, allowed, writes_page_table):
+    vm = state.attach(handle)
+    return emulation.retry_instruction(vm, state.vcpu(vm, v), addr, allowed, writes_page_table)
+
+
+@core
 def unprotect_and_retry(handle, v, addr):
     vm = state.attach(handle)
     return emulation.unprotect_and_retry(vm, state.vcpu(vm, v), addr)

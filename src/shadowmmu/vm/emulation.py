@@ -83,7 +83,14 @@ def written(vm, vcpu, gpa, size):
 
 
 @core
-def unprotect_and_retry(vm, vcpu, addr):
-    """kvm_mmu_unprotect_gfn_and_retry for the emulator: not twice for one instruction and address."""
-    return writes.unprotect_gfn_and_retry(vm, vcpu, addr)
+def retry_instruction(vm, vcpu, addr, allowed, writes_page_table):
+    """Before executing: should the guest retry instead, because its page was unprotected?"""
+    if not state.rules(vm).unprotect_reworked:
+        return writes.retry_instruction(vm, vcpu, addr, allowed, writes_page_table)
+    return allowed and not writes_page_table and writes.unprotect_gfn_and_retry(vm, vcpu, addr)
 
+
+@core
+def unprotect_and_retry(vm, vcpu, addr):
+    """After a failure: zap what shadows the page, if anything does."""
+    return writes.unprotect_gfn_and_retry(vm, vcpu, addr)

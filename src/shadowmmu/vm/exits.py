@@ -7,7 +7,7 @@
 """
 
 from .. import state
-from ..mmu import events, faults, inject, roles, roots, writes
+from ..mmu import events, faults, inject, mmio, roles, roots, writes
 from ..state import core
 from ..x86.bits import PFERR_GUEST_PAGE, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE
 
@@ -21,6 +21,9 @@ ALLOW_RETRY, WRITE_TO_OWN_TABLE = 2, 4
 def write_protect_fault(vm, vcpu, addr, error_code):
     """kvm_mmu_write_protect_fault: EMULATE | ALLOW_RETRY, EMULATE, or RESUME after unprotecting."""
     direct = state.context(vm, vcpu.mmu).root_role & roles.DIRECT
+    if not state.rules(vm).unprotect_reworked:
+        retry = not mmio.in_cache(vm, vcpu, addr, direct) and not vcpu.guest_mode
+        return EMULATE | ALLOW_RETRY if retry else EMULATE
     if vcpu.last_retry_eip == vcpu.rip and vcpu.last_retry_addr == addr:
         # the same instruction at the same address again: unprotecting did not help
         return EMULATE
@@ -74,6 +77,6 @@ def handle_page_fault(vm, vcpu, addr, error_code):
     """kvm_handle_page_fault."""
     vcpu.in_guest = 0
     events.emit(vm, events.PAGE_FAULT, vcpu.id, vcpu.rip, addr, error_code)
-    if state.rules(vm).unprotect_on_reinjection and inject.needs_reinjection(vcpu):
-        writes.unprotect_gfn_and_retry(vm, vcpu, addr)
+    if not state.rules(vm).unprotect_reworked and inject.needs_reinjection(vcpu):
+        writes.unprotect_page_virt(vm, vcpu, addr)
     return mmu_page_fault(vm, vcpu, addr, error_code)

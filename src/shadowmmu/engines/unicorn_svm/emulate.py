@@ -126,9 +126,9 @@ class Emulator:
         self._begin(bits, code, instruction)
         if instruction is None:
             return RESUME if self._retry_on_failure(address, flags) else FAILED
-        if flags & ALLOW_RETRY and not self._writes_page_tables(instruction):
-            if calls.unprotect_and_retry(self.vm.handle, self.vcpu.index, signed(address)):
-                return RESUME
+        if calls.retry_instruction(self.vm.handle, self.vcpu.index, signed(address), int(flags & ALLOW_RETRY != 0),
+                                   int(self._writes_page_tables(instruction))):
+            return RESUME
         try:
             return self._execute(code, instruction)
         except OperandFault as fault:
