@@ -34,7 +34,7 @@ EVENTS = {
     18: ("kvm_mmu_split_huge_page", ("gfn", "spte", "level", "errno")),
     20: ("kvm_page_fault", ("vcpu", "rip", "address", "error_code")),
     21: ("kvm_exit", ("vcpu", "exit_code", "rip", "info1", "info2")),
-    22: ("kvm_entry", ("vcpu", "rip", "immediate_exit")),
+    22: ("kvm_entry", ("vcpu", "rip", "immediate_exit", "intr_info", "error_code")),
     23: ("kvm_inj_exception", ("vector", "has_error", "error_code", "reinjected")),
     24: ("kvm_emulate_insn", ("csbase", "rip", "length", "bytes_low", "bytes_high", "mode", "failed")),
     25: ("kvm_pio", ("write", "port", "size", "count", "value")),

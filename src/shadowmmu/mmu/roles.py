@@ -10,6 +10,7 @@ the same as in that kernel); `rules.role_layouts` has each kernel's own, for wha
     | invalid | access | direct | quadrant | has_4_byte_gpte | level |
 """
 
+from .. import state
 from ..state import core
 from ..x86.bits import (CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX)
 
@@ -77,10 +78,13 @@ def calc_cpu_role(vm, vcpu, cr0, cr4, efer):
         return role | DIRECT
     if efer & EFER_NX:
         role |= EFER_NX_BIT
+    smep_in_role = state.rules(vm).role_has_smep
+    if smep_in_role and cr4 & CR4_SMEP:
+        role |= CR4_SMEP_BIT
     if cr0 & CR0_WP:
         role |= CR0_WP_BIT
     else:
-        if cr4 & CR4_SMEP:
+        if cr4 & CR4_SMEP and not smep_in_role:
             role |= SMEP_ANDNOT_WP
         if cr4 & CR4_SMAP:
             role |= SMAP_ANDNOT_WP

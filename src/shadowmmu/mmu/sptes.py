@@ -133,14 +133,13 @@ def make(vm, vcpu, sp, slot, access, gfn, pfn, old, prefetch, can_unsync, synchr
         access &= ~roles.ACC_WRITE
     spte |= pfn << FRAME_SHIFT
     if access & roles.ACC_WRITE:
-        spte |= PT_WRITABLE | MMU_WRITABLE
-        # a spte that was writable had its gfn unsynced already; protection is then the business of whoever made the
-        # shadow page (account_shadowed) or synced it.  Upstream tests bit 1 of whatever stood there, and leaves the
-        # dirty bit to the hardware on this path.
-        if not old & PT_WRITABLE:
-            if unsync.try_to_unsync_pages(vm, slot, gfn, can_unsync, prefetch) != 0:
-                spte &= ~(PT_WRITABLE | MMU_WRITABLE)
-            elif not sp.role & roles.AD_DISABLED:
+        # A spte that was writable had its gfn unsynced already; protection is then the business of whoever made the
+        # shadow page (account_shadowed) or synced it.  Upstream tests bit 1 of whatever stood there.
+        was_writable = old & PT_WRITABLE != 0 and (is_last(old, level) or not state.rules(vm).dirty_with_writable)
+        if was_writable or unsync.try_to_unsync_pages(vm, slot, gfn, can_unsync, prefetch) == 0:
+            spte |= PT_WRITABLE | MMU_WRITABLE
+            # until 6.13 the dirty bit was left to the hardware where the check was skipped
+            if not sp.role & roles.AD_DISABLED and (not was_writable or state.rules(vm).dirty_with_writable):
                 spte |= PT_DIRTY
     if spte & PT_WRITABLE and slot >= 0 and memslots.dirty_track_enabled(vm, slot):
         memslots.mark_page_dirty_in_slot(vm, slot, gfn)

@@ -42,7 +42,8 @@ def data_gpa(vm, vcpu, gva, write):
     """vcpu_mmio_gva_to_gpa: gpa or FAULT."""
     access = (PFERR_USER if vcpu.cpl == 3 else 0) | (PFERR_WRITE if write else 0)
     ctx = state.context(vm, vcpu.walk_mmu)
-    if mmio.match_gva(vm, vcpu, gva):
+    # 7.2: the cached access lacks ACC_READ, so permission_fault refuses every read by the cache
+    if mmio.match_gva(vm, vcpu, gva) and (write or not state.rules(vm).mmio_cache_lacks_read):
         if not vcpu.cr0 & CR0_PG or not contexts.permission_fault(vcpu, ctx, vcpu.mmio_access, 0, access):
             gpa = (vcpu.mmio_gfn << vm.page_shift) | (gva & ((1 << vm.page_shift) - 1))
             events.emit(vm, events.MATCH_MMIO, gva, gpa, write, 0)

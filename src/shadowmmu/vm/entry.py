@@ -8,7 +8,7 @@
 from .. import state
 from ..mmu import counters, events, flush, roots
 from ..state import core
-from ..x86.bits import BP, DB, DF, MC, OF
+from ..x86.bits import BP, DB, DF, MC, NMI, OF
 
 ENTER, SHUTDOWN = 0, 1
 
@@ -68,6 +68,18 @@ def inject_pending(vm, vcpu):
 
 
 @core
+def event_injection(vcpu):
+    """The VMCB's EVENTINJ field (APM vol. 2 15.20) for what is being injected; 0 for nothing."""
+    if vcpu.exception_injected:
+        return 1 << 31 | 3 << 8 | vcpu.exception_vector | vcpu.exception_has_error << 11
+    if vcpu.interrupt_injected:
+        return 1 << 31 | (4 << 8 if vcpu.interrupt_soft else 0) | vcpu.interrupt_nr
+    if vcpu.nmi_injected:
+        return 1 << 31 | 2 << 8 | NMI
+    return 0
+
+
+@core
 def enter(vm, vcpu):
     """vcpu_enter_guest up to VMRUN: ENTER, SHUTDOWN, or a negative errno when no root could be made.
 
@@ -84,6 +96,7 @@ def enter(vm, vcpu):
         if vcpu.requests == 0:
             break
     vcpu.in_guest = 1
-    events.emit(vm, events.ENTRY, vcpu.id, vcpu.rip, vcpu.immediate_exit)
+    events.emit(vm, events.ENTRY, vcpu.id, vcpu.rip, vcpu.immediate_exit, event_injection(vcpu),
+                vcpu.exception_error if vcpu.exception_injected and vcpu.exception_has_error else 0)
     vcpu.immediate_exit = 0
     return ENTER

@@ -22,7 +22,7 @@ from . import offsets as o
 from .native import call1, call2, load32, load64, store64
 
 (GVA, ERROR, RIP, INTERRUPTED, HANDLE, VCPU, CONTROL, VERDICT, FLUSH_TLB, FLUSH_PAGE, EVENT_LIMIT, WORLD_SWITCH,
- RSVD_WITHOUT_PRESENT, CELLS) = range(14)
+ RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, CELLS) = range(16)
 #: VERDICT when the fast path did not look at the fault, and when only the entry is left to do.
 UNTOUCHED, ENTER_ONLY = -100, -101
 
@@ -62,6 +62,14 @@ def finish_previous_events(vcpu):
 
 
 @core
+def note_events(block, control):
+    """Remember whether an event was delivered between the last exit and this one."""
+    count = hooks.get(control, hooks.NATIVE_EVENTS)
+    store64(block + 8 * EVENT_BEFORE, 1 if count != load64(block + 8 * EVENTS_SEEN) else 0)
+    store64(block + 8 * EVENTS_SEEN, count)
+
+
+@core
 def page_fault(block):
     """One #PF exit; 1 when the guest may go on at once."""
     store64(block + 8 * VERDICT, UNTOUCHED)
@@ -72,6 +80,7 @@ def page_fault(block):
     control = load64(block + 8 * CONTROL)
     env = load64(control + 8 * hooks.ENV)
     cpu = load64(control + 8 * hooks.CPU)
+    note_events(block, control)
     gva = load64(block + 8 * GVA)
     error = load64(block + 8 * ERROR)
     if error & PFERR_RSVD and load64(block + 8 * RSVD_WITHOUT_PRESENT):

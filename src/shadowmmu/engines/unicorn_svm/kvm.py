@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ...mmu import counters, events
+from ...state import interpreted
 from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
@@ -257,6 +258,9 @@ class KvmRun:
             # real hardware delivers INT n without an exit
             hw.queue_event(hw.software_vector, "software", None, hw.instruction_length)
             return True
+        delivered = hw.exit_counts[2]
+        block[fast_path.EVENT_BEFORE] = int(delivered != block[fast_path.EVENTS_SEEN])
+        block[fast_path.EVENTS_SEEN] = delivered
         if code == svm.WRITE_CR0 and self._cr0_is_real():
             code = self._selective_cr0()
             if code is None:
@@ -347,9 +351,22 @@ class KvmRun:
         if verdict < 0:
             return self._end("internal error", f"the MMU gives up (errno {-verdict}) at RIP {self.hardware.rip:#x}, "
                                                f"address {address:#x}")
-        if verdict & EMULATE and not self._emulate(address, verdict & ~EMULATE):
-            return False
+        if verdict & EMULATE:
+            if self._vectoring():
+                self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_INTERNAL_ERROR)
+                return self._end("internal error", "KVM_EXIT_INTERNAL_ERROR, suberror 3 (delivery of an event needs "
+                                                   f"emulation) at RIP {self.hardware.rip:#x}")
+            if not self._emulate(address, verdict & ~EMULATE):
+                return False
         return self._enter_again() if enter else True
+
+    def _vectoring(self):
+        """svm_check_emulate_instruction since 6.14: was an event being delivered?  On a host with stale type bits also
+        after one has been."""
+        if not interpreted.rules(self.vm.view).vectoring_check:
+            return False
+        stale = self.profile.stale_event_type and self._block[fast_path.EVENT_BEFORE]
+        return bool(stale or self.hardware.interrupted_event)
 
     def _emulate(self, address=0, flags=0):
         self.emulated += 1

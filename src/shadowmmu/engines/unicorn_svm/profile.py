@@ -16,7 +16,8 @@ from ...x86.bits import PFERR_PRESENT, PFERR_RSVD
 class HostProfile:
     """decode_assists, nrips: CPUID Fn8000_000A EDX bits 7 and 3.  flush_on_world_switch: the TLB does not survive an
     exit.  rsvd_without_present: PFEC of a reserved-bit fault lacks P.  soft_exceptions_as_interrupts: EXITINTINFO type of
-    INT3 and INTO is 4, not 3.  maxphyaddr: width of the host's physical addresses."""
+    INT3 and INTO is 4, not 3.  stale_event_type: after an event was delivered, the next exit's EXITINTINFO still has
+    its type (without the valid bit).  maxphyaddr: width of the host's physical addresses."""
 
     name: str
     decode_assists: bool = True
@@ -24,6 +25,7 @@ class HostProfile:
     flush_on_world_switch: bool = False
     rsvd_without_present: bool = False
     soft_exceptions_as_interrupts: bool = False
+    stale_event_type: bool = False
     maxphyaddr: int = 40
 
     def page_fault_code(self, error_code):
@@ -35,5 +37,5 @@ class HostProfile:
 
 AMD = HostProfile("amd")
 TCG = HostProfile("tcg", decode_assists=False, nrips=False, flush_on_world_switch=True, rsvd_without_present=True,
-                  soft_exceptions_as_interrupts=True)
+                  soft_exceptions_as_interrupts=True, stale_event_type=True)
 PROFILES = {profile.name: profile for profile in (AMD, TCG)}

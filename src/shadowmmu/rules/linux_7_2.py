@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Linux 7.2, as the recorded stable kernel 7.2.12."""
+
+from .linux_6_12 import LINUX_6_12
+
+LINUX_7_2 = LINUX_6_12 | {
+    "role_has_smep": 1,                     # MBEC/GMET: role bit 20, smep_andnot_wp is gone
+    "prefetch_same_pfn_spurious": 1,        # 6.13
+    "accessed_when_synchronizing": 1,       # 6.14
+    "dirty_with_writable": 1,               # 6.13
+    "vectoring_check": 1,                   # 6.14
+    "mmio_cache_lacks_read": 1,             # MBEC/GMET: access got a read bit that shadow_mmio_access_mask drops
+    "flush_only_mmu_writable": 1,           # 6.13
+    "reload_frees_obsolete": 1,             # 6.15
+}
