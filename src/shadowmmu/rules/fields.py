@@ -18,6 +18,8 @@ FIELDS = {
     "dirty_with_writable": "make_spte sets D whenever it sets W, also over a writable spte",
     "vectoring_check": "emulating a #PF exit while an event is being delivered ends the run (internal error 3)",
     "mmio_cache_lacks_read": "the per-vCPU MMIO cache never answers a read by address (ACC_READ missing in 7.2)",
+    "sregs_flush_guest_tlb": "KVM_SET_SREGS that changes a paging register flushes the guest's TLB",
+    "counts_used_pages_as_stat": "n_used_mmu_pages is the statistic mmu_shadow_pages (7.2)",
     "sync_skips_same_access": "sync leaves an spte alone whose gfn and access are unchanged",
     "prefetch_same_pfn_spurious": "prefetch onto a present entry with the same pfn does nothing",
     "accessed_when_synchronizing": "a synced spte is made accessed",

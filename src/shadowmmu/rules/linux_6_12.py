@@ -19,6 +19,8 @@ LINUX_6_12_0 = {
     "dirty_with_writable": 0,
     "vectoring_check": 0,
     "mmio_cache_lacks_read": 0,
+    "sregs_flush_guest_tlb": 1,
+    "counts_used_pages_as_stat": 0,
     "sync_skips_same_access": 1,
     "prefetch_same_pfn_spurious": 0,
     "accessed_when_synchronizing": 0,

@@ -10,6 +10,7 @@ LINUX_7_2 = LINUX_6_12 | {
     "dirty_with_writable": 1,               # 6.13
     "vectoring_check": 1,                   # 6.14
     "mmio_cache_lacks_read": 1,             # MBEC/GMET: access got a read bit that shadow_mmio_access_mask drops
+    "counts_used_pages_as_stat": 1,
     "flush_only_mmu_writable": 1,           # 6.13
     "reload_frees_obsolete": 1,             # 6.15
 }

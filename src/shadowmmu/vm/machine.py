@@ -58,7 +58,8 @@ class Memslot:
 
 @dataclass(frozen=True)
 class ShadowPage:
-    """A shadow page, copied out of the state.  `sptes`: index -> value (unsigned), empty entries left out."""
+    """A shadow page, copied out of the state.  `sptes`: index -> value (unsigned), empty entries left out.
+    `parents_in_descs`: parent_ptes is a chain of descriptors (it stays one when it shrinks to a single entry)."""
 
     id: int
     gfn: int
@@ -69,6 +70,7 @@ class ShadowPage:
     gen: int
     write_flooding_count: int
     parents: int
+    parents_in_descs: bool
     frame: int
     sptes: dict
 
@@ -431,7 +433,7 @@ class Vm:
         empty = interpreted.rules(self.view).nonpresent_spte
         entries = {k: spt[first + k] & U64 for k in range(1 << self.view.level_bits) if spt[first + k] != empty}
         return ShadowPage(i, sp.gfn, sp.role, bool(sp.unsync), sp.unsync_children, sp.root_count, sp.mmu_valid_gen,
-                          sp.write_flooding_count, self._count(sp.parent_ptes),
+                          sp.write_flooding_count, self._count(sp.parent_ptes), bool(sp.parent_ptes & 1),
                           self.view.shadow_pfn + self.view.special_frames + i, entries)
 
     def _count(self, head):

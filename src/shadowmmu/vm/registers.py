@@ -249,7 +249,8 @@ def set_sregs(vm, vcpu, cr0, cr3, cr4, efer):
         changed = True
     if changed:
         contexts.reset(vm, vcpu)
-        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+        if state.rules(vm).sregs_flush_guest_tlb:
+            vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     return False
 
 

@@ -564,6 +564,10 @@ class SvmHardware:
         self.skip_instruction(cells[hooks.IO_LENGTH])
         cells[hooks.IO_LENGTH] = 0
 
+    def abandon_io(self):
+        """Leave the instruction of an IOIO exit undone: RIP stays on it."""
+        self._cells[hooks.IO_LENGTH] = 0
+
     @property
     def control_address(self):
         """Address of the control block (`hooks`), for a fast path that queues events."""

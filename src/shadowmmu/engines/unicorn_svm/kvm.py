@@ -49,10 +49,17 @@ def exit_name(code):
     return NAMES.get(code, f"exit {code:#x}")
 
 
+def segment_flags(segment):
+    """The attribute bits of an image's segment as the engine holds them (bits 8..23 of a descriptor's upper half)."""
+    return (segment.type << 8 | (not segment.system) << 12 | segment.dpl << 13 | segment.present << 15
+            | segment.long << 21 | segment.default_big << 22 | segment.granularity << 23)
+
+
 @dataclass
 class RunReport:
     """How a run ended.  reason: "exit", "shutdown", "halted", "limit", "timeout", "interrupted", "internal error";
-    text: one line for people; exit_code: what the guest reported, or None."""
+    text: one line for people; exit_code: what the guest reported, or None; kvm_exit, internal: the lines a VMM would log
+    about a KVM exit that it cannot handle."""
 
     reason: str
     text: str
@@ -62,6 +69,8 @@ class RunReport:
     fast_exits: int = 0
     instructions: int = 0
     seconds: float = 0.0
+    kvm_exit: str | None = None
+    internal: str | None = None
 
 
 class KvmRun:
@@ -115,13 +124,13 @@ class KvmRun:
             self.hardware.install_fast_path(fast_path.handle.address, ctypes.addressof(block))
 
     def load(self, image):
-        """Put a `GuestImage` into memory and set the entry state (KVM_SET_SREGS, KVM_SET_REGS)."""
+        """Put an image (`guests.image.GuestImage`) into memory and set the entry state (KVM_SET_SREGS, KVM_SET_REGS)."""
         for gpa, data in image.segments:
             self.vm.write_gpa(gpa, data)
         e, hw = image.entry, self.hardware
         for number, segment in enumerate((e.es, e.cs, e.ss, e.ds, e.fs, e.gs)):
-            hw.set_segment(number, segment.selector, segment.base, segment.limit, segment.flags)
-        hw.gdtr, hw.idtr = e.gdtr, e.idtr
+            hw.set_segment(number, segment.selector, segment.base, segment.limit, segment_flags(segment))
+        hw.gdtr, hw.idtr = (e.gdtr.base, e.gdtr.limit), (e.idtr.base, e.idtr.limit)
         for name, value in e.gprs.items():
             hw.gpr[GPR_NAMES.index(name)] = value
         hw.gpr[4] = e.rsp
@@ -130,6 +139,13 @@ class KvmRun:
         self.vcpu.set_cpuid(maxphyaddr=self.profile.maxphyaddr, pcid=e.pcid)
         long_code = bool(hw.segment(CS).flags & 1 << 21)
         self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
+
+    def registers(self):
+        """Final registers by name, as KVM_GET_REGS and KVM_GET_SREGS give them."""
+        hw = self.hardware
+        out = {name: hw.gpr[i] for i, name in enumerate(GPR_NAMES)}
+        return out | {"rip": hw.rip, "rflags": hw.rflags, "cr0": self.vcpu.cr0, "cr2": hw.cr2, "cr3": self.vcpu.cr3,
+                      "cr4": self.vcpu.cr4, "efer": self.vcpu.efer}
 
     # -- entry
 
@@ -354,8 +370,13 @@ class KvmRun:
         if verdict & EMULATE:
             if self._vectoring():
                 self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_INTERNAL_ERROR)
-                return self._end("internal error", "KVM_EXIT_INTERNAL_ERROR, suberror 3 (delivery of an event needs "
-                                                   f"emulation) at RIP {self.hardware.rip:#x}")
+                self._end("internal error", "KVM_EXIT_INTERNAL_ERROR, suberror 3 (delivery of an event needs "
+                                            f"emulation) at RIP {self.hardware.rip:#x}")
+                # the union of struct kvm_run shows the suberror and the number of data words as the exit's reason
+                self.report.kvm_exit = f"VMM exit_reason {KVM_EXIT_INTERNAL_ERROR} hw {5 << 32 | 3:x}"
+                self.report.internal = (f"VMM internal suberror 3 nd 5 {address:x} "
+                                        f"{svm.PAGE_FAULT:x}")
+                return False
             if not self._emulate(address, verdict & ~EMULATE):
                 return False
         return self._enter_again() if enter else True
@@ -458,10 +479,12 @@ class KvmRun:
             io.value = value
         else:
             self.platform.io_write(io.port, io.size, io.value)
+        if self.platform.exit_code is not None:
+            # KVM completes an OUT at the next KVM_RUN; there will be none
+            hw.abandon_io()
+            return self._end("exit", f"the guest ended with code {self.platform.exit_code}", self.platform.exit_code)
         if not io.string:
             hw.complete_io()
-        if self.platform.exit_code is not None:
-            return self._end("exit", f"the guest ended with code {self.platform.exit_code}", self.platform.exit_code)
         return True
 
     def _halt(self):

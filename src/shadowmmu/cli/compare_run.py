@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`trace compare-run`: run a recorded guest here and hold it against the recording."""
+
+from ..guests import golden, recorded
+from ..state import interpreted
+from ..trace import compare, dump
+from ..trace.runs import RecordedRun
+from ..trace.text import Formatter
+
+
+def state_dump(vm):
+    """The MMU's state as a `trace.dump.StateDump`."""
+    v, cpu = vm.view, vm.vcpus[0]
+    ctx = cpu.mmu
+    spt = interpreted.words(v, v.spt)
+    pae = (ctx.pae_root - v.shadow_pfn) << v.level_bits
+    pages = [dump.ShadowPage(p.gfn, p.role, p.frame, int(p.unsync), p.gen, p.root_count, p.unsync_children,
+                             p.write_flooding_count, "many" if p.parents_in_descs else p.parents, p.sptes)
+             for p in vm.shadow_pages]
+    return dump.StateDump(
+        root=dump.Root(ctx.root_hpa, ctx.root_pgd), prev=[dump.Root(ctx.prev_hpa[i], ctx.prev_pgd[i]) for i in range(3)],
+        cpu_role=ctx.cpu_role, ext=ctx.cpu_ext, root_role=ctx.root_role, cr0=cpu.cr0, cr3=cpu.cr3, cr4=cpu.cr4,
+        efer=cpu.efer, gen=v.mmu_valid_gen, n_used=v.n_used_mmu_pages, n_max=v.n_max_mmu_pages,
+        indirect=v.indirect_shadow_pages, pages=pages, guest_frames=guest_frames(vm),
+        pae_root=tuple(spt[pae + i] for i in range(4)), nonpresent=interpreted.rules(v).nonpresent_spte)
+
+
+def guest_frames(vm):
+    """pfn -> gfn as the recorder's pfnmap has it: taken once, before the guest ran."""
+    return {vm.view.ram_pfn + i: i for i in range(vm.view.n_hva)}
+
+
+class _States:
+    """Collects a dump at every mark."""
+
+    def __init__(self):
+        self.vm, self.dumps = None, []
+
+    def __call__(self, tag):
+        self.dumps.append((tag, state_dump(self.vm)))
+
+
+def run(run_dir, *, timeout=None, progress=None):
+    """Run the guest of RUN_DIR under the rules of its kernel: a `trace.compare.Report`.
+
+    Raises TraceError (bad directory) or GuestImageError (bad guest files).
+    """
+    recording = RecordedRun(run_dir)
+    states = _States()
+    outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}", on_state=states,
+                           timeout=timeout, progress=progress)
+    formatter = Formatter(recording.kernel, guest_frames=guest_frames(states.vm), marks=outcome.marks)
+    lines = [formatter.normal(row) for row in outcome.rows]
+    return compare.compare_run(recording, compare.RunResult(
+        events=[line for line in lines if not line.endswith("[reinjected]")], dumps=states.dumps, values=outcome.lines,
+        memory=outcome.memory, stats=outcome.stats, registers=outcome.registers))

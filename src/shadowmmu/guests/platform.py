@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The machine around the CPU: what answers ports, MMIO and the interrupt pin.
+
+Two platforms with one interface (`Platform`):
+
+    golden   the recorder's: report ports, no devices, no interrupts
+    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0xfee00000 LAPIC
+
+            UART ─IRQ4─┐
+            PIT ─IRQ0─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
+
+Time is virtual: nothing moves until the caller says ``advance(ns)``.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from .devices import cmos, fw_cfg, lapic, pic, pit, uart
+
+IRQ_TIMER, IRQ_UART = 0, 4
+EXIT_PORT = 0xF4
+
+
+def ones(size: int) -> int:
+    """What a bus without a device reads: all bits of ``size`` bytes."""
+    return (1 << 8 * size) - 1
+
+
+class Platform:
+    """A machine without devices; also the interface.
+
+    Attributes:
+        memory_size: bytes of RAM from guest-physical 0; the rest is MMIO or nothing.
+        exit_code: what the guest wrote to the exit port, None while it runs.
+        on_output: called with the bytes the guest sends to its serial port.
+        on_mark, on_value, on_host_operation: called with the 32-bit value (golden only).
+        on_line: called with each line the recorder would have logged (golden only).
+        now: the virtual clock, ns since the start.
+    """
+
+    name = "none"
+
+    def __init__(
+        self, memory_size, on_output=None, on_mark=None, on_value=None, on_host_operation=None, on_line=None
+    ) -> None:
+        self.memory_size = memory_size
+        self.exit_code: int | None = None
+        self.now = 0
+        self.on_output = on_output
+        self.on_mark = on_mark
+        self.on_value = on_value
+        self.on_host_operation = on_host_operation
+        self.on_line = on_line
+
+    def io_read(self, port: int, size: int) -> int:
+        """The value of an IN of ``size`` (1, 2 or 4) bytes."""
+        return ones(size)
+
+    def io_write(self, port: int, size: int, value: int) -> None:
+        """An OUT of ``size`` (1, 2 or 4) bytes."""
+
+    def mmio_regions(self) -> list[tuple[int, int]]:
+        """``(gpa, bytes)`` of every range `mmio_read` and `mmio_write` answer."""
+        return []
+
+    def mmio_read(self, gpa: int, size: int) -> int:
+        """The value of a load of ``size`` (1, 2, 4 or 8) bytes outside RAM."""
+        return ones(size)
+
+    def mmio_write(self, gpa: int, size: int, value: int) -> None:
+        """A store of ``size`` (1, 2, 4 or 8) bytes outside RAM."""
+
+    def pending_interrupt(self) -> int | None:
+        """The vector waiting at the CPU's interrupt pin, or None."""
+        return None
+
+    def acknowledge_interrupt(self) -> int:
+        """Take the waiting interrupt and return its vector; only after `pending_interrupt`."""
+        raise RuntimeError("no interrupt is pending")
+
+    def advance(self, ns: int) -> None:
+        """Let ``ns`` nanoseconds pass."""
+        self.now += ns
+
+    def next_event(self) -> int | None:
+        """Nanoseconds until a device will act by itself, or None if none will."""
+        return None
+
+    def snapshot(self) -> dict:
+        """All state that changes, as plain data independent of this object."""
+        return {"now": self.now, "exit_code": self.exit_code}
+
+    def restore(self, snapshot: dict) -> None:
+        """Return to the state of a `snapshot` of the same platform."""
+        self.now, self.exit_code = snapshot["now"], snapshot["exit_code"]
+
+
+class GoldenPlatform(Platform):
+    """The machine of the recordings; ``on_line`` gets exactly the recorder's text."""
+
+    name = "golden"
+
+    # port -> format of the recorder's line
+    LINES: ClassVar[dict[int, str]] = {
+        0xE0: "MARK {}", 0xE1: "VAL {:08x}", 0xE4: "PFEC {:08x}", 0xE8: "PFCR2 {:08x}",
+        0xEC: "EXC vector {}", EXIT_PORT: "EXIT {}",
+    }  # fmt: skip
+    MARK, VALUE, HOST_OPERATION = 0xE0, 0xE1, 0xE2
+
+    def _line(self, text: str) -> None:
+        if self.on_line:
+            self.on_line(text)
+
+    def io_read(self, port: int, size: int) -> int:
+        return 0
+
+    def io_write(self, port: int, size: int, value: int) -> None:
+        value &= ones(size)
+        if port != self.HOST_OPERATION:  # the host prints its own lines about what it does
+            self._line(self.LINES.get(port, f"IO port {port:x} val {{:x}}").format(value))
+        callbacks = {self.MARK: self.on_mark, self.VALUE: self.on_value, self.HOST_OPERATION: self.on_host_operation}
+        if callbacks.get(port):
+            callbacks[port](value)
+        if port == EXIT_PORT:
+            self.exit_code = value
+
+    def mmio_regions(self) -> list[tuple[int, int]]:
+        return [(self.memory_size, (1 << 52) - self.memory_size)]
+
+    def mmio_read(self, gpa: int, size: int) -> int:
+        value = 0x5A5A5A5A5A5A5A5A ^ gpa
+        self._line(f"MMIO R {gpa:x} len {size} val {value:x}")
+        return value & ones(size)
+
+    def mmio_write(self, gpa: int, size: int, value: int) -> None:
+        self._line(f"MMIO W {gpa:x} len {size} val {value & ones(size):x}")
+
+
+class PcPlatform(Platform):
+    """A small PC: one CPU, serial console, timers, interrupt controllers."""
+
+    name = "pc"
+
+    def __init__(self, memory_size, **callbacks) -> None:
+        super().__init__(memory_size, **callbacks)
+        self.uart = uart.Uart(lambda data: self.on_output(data) if self.on_output else None)
+        self.pic = pic.Pic()
+        self.pit = pit.Pit(self._timer_edge)
+        self.cmos = cmos.Cmos(memory_size)
+        self.fw_cfg = fw_cfg.FwCfg(memory_size)
+        self.lapic = lapic.Lapic()
+        bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos))
+        self._bytewide = {port: device for ports, device in bytewide for port in ports}
+
+    def _timer_edge(self) -> None:
+        self.pic.set_irq(IRQ_TIMER, False)
+        self.pic.set_irq(IRQ_TIMER, True)
+
+    def _wires(self) -> None:
+        self.pic.set_irq(IRQ_UART, self.uart.irq())
+
+    def io_read(self, port: int, size: int) -> int:
+        if port in fw_cfg.PORTS:
+            return self.fw_cfg.read_wide(port, size)
+        value = 0
+        for i in range(size):  # a wide access to byte-wide devices is one access to each port
+            device = self._bytewide.get(port + i)
+            value |= (device.read(port + i) if device else 0xFF) << 8 * i
+        self._wires()
+        return value
+
+    def io_write(self, port: int, size: int, value: int) -> None:
+        value &= ones(size)
+        if port == EXIT_PORT:
+            self.exit_code = value
+            return
+        if port in fw_cfg.PORTS:
+            self.fw_cfg.write_wide(port, size, value)
+            return
+        for i in range(size):
+            device = self._bytewide.get(port + i)
+            if device:
+                device.write(port + i, value >> 8 * i & 0xFF)
+        self._wires()
+
+    def mmio_regions(self) -> list[tuple[int, int]]:
+        return [(lapic.BASE, lapic.SIZE)]
+
+    def mmio_read(self, gpa: int, size: int) -> int:
+        if not lapic.BASE <= gpa < lapic.BASE + lapic.SIZE:
+            return ones(size)
+        offset = gpa - lapic.BASE
+        return self.lapic.read(offset & ~15) >> 8 * (offset & 15) & ones(size) if offset & 15 < 4 else 0
+
+    def mmio_write(self, gpa: int, size: int, value: int) -> None:
+        offset = gpa - lapic.BASE
+        # Only aligned 32-bit stores are defined; the upper half of a longer one falls on reserved bytes.
+        if 0 <= offset < lapic.SIZE and not offset & 15 and size >= 4:
+            self.lapic.write(offset, value & ones(4))
+
+    def receive(self, data: bytes) -> int:
+        """Type bytes at the serial console; returns how many were taken."""
+        taken = self.uart.receive(data)
+        self._wires()
+        return taken
+
+    def pending_interrupt(self) -> int | None:
+        vector = self.lapic.pending()
+        if vector is None and self.lapic.accepts_extint():
+            vector = self.pic.pending()
+        return vector
+
+    def acknowledge_interrupt(self) -> int:
+        vector = self.lapic.pending()
+        if vector is None:
+            return self.pic.acknowledge()
+        self.lapic.acknowledge(vector)
+        return vector
+
+    def advance(self, ns: int) -> None:
+        super().advance(ns)
+        self.cmos.state.now = self.now
+        self.pit.advance(self.now)
+        self.lapic.advance(self.now)
+
+    def next_event(self) -> int | None:
+        times = [time for time in (self.pit.next_event(), self.lapic.next_event()) if time is not None]
+        return max(min(times) - self.now, 0) if times else None
+
+    def _devices(self) -> dict:
+        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic")}
+
+    def snapshot(self) -> dict:
+        states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}
+        return {**super().snapshot(), "devices": states}
+
+    def restore(self, snapshot: dict) -> None:
+        super().restore(snapshot)
+        for name, device in self._devices().items():
+            device.state = copy.deepcopy(snapshot["devices"][name])
+
+
+PLATFORMS = {platform.name: platform for platform in (GoldenPlatform, PcPlatform)}
+
+
+def make(name: str, memory_size: int, **callbacks) -> Platform:
+    """Make the platform a `GuestImage` asks for.
+
+    Args:
+        name: "golden" or "pc".
+        memory_size: bytes of RAM.
+        callbacks: any of Platform's ``on_...`` attributes.
+
+    Raises:
+        ValueError: no such platform.
+    """
+    if name not in PLATFORMS:
+        raise ValueError(f"platform {name!r} is not one of {', '.join(PLATFORMS)}")
+    return PLATFORMS[name](memory_size, **callbacks)
