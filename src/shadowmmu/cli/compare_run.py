@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`trace compare-run`: run a recorded guest here and hold it against the recording."""
 
+import json
+
 from ..guests import golden, recorded
 from ..state import interpreted
 from ..trace import compare, dump
@@ -54,3 +56,23 @@ def run(run_dir, *, timeout=None, progress=None):
     return compare.compare_run(recording, compare.RunResult(
         events=[line for line in lines if not line.endswith("[reinjected]")], dumps=states.dumps, values=outcome.lines,
         memory=outcome.memory, stats=outcome.stats, registers=outcome.registers))
+
+
+def main(run_dir, *, as_json=False, timeout=None):
+    """Body of the command: 0 when everything is equal, 1 when not."""
+    report = run(run_dir, timeout=timeout)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+        return 0 if report.equal else 1
+    yes = {True: "equal", False: "DIFFERENT", None: "not recorded"}
+    print(f"{report.guest} on Linux {report.kernel}")
+    print(f"  events    {report.events_equal:>8,} of {report.events_total:,} equal")
+    print(f"  states    {report.states_equal:>8,} of {report.states_total:,} equal")
+    for name in ("values", "memory", "registers", "counters"):
+        print(f"  {name:<10}{yes[getattr(report, name + '_equal')]}")
+    print("  normalised lines, by rule")
+    for name, n in report.normalised.items():
+        print(f"    {name:<24}{n:>8,}")
+    for name, text in report.differences.items():
+        print(f"\nfirst difference, {name}:\n{text}")
+    return 0 if report.equal else 1

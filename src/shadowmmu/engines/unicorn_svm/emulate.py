@@ -161,6 +161,10 @@ class Emulator:
 
     # -- execution
 
+    def execute(self, instruction):
+        """Execute what KVM's register emulation knows (MOV CRn, LMSW, CLTS, SMSW), without fetch and events."""
+        return self._execute(bytes(instruction.bytes), instruction)
+
     def _execute(self, code, instruction):
         opcode = bytes(instruction.opcode[:2])
         if opcode == b"\x0f\x22" or opcode == b"\x0f\x20":

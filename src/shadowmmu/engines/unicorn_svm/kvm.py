@@ -95,6 +95,7 @@ class KvmRun:
         self.emulated = 0
         self._mode = None
         self._last_check = 0.0
+        self._ticked = 0
         self._map_memory()
         self._install_fast_path()
         self.hardware.exception_intercepts = INTERCEPTED
@@ -298,7 +299,15 @@ class KvmRun:
             return False
         return self._enter_again()
 
+    def _tick(self):
+        """Guest instructions are the platform's clock: one is one nanosecond."""
+        count = self.hardware.instruction_count
+        if count > self._ticked:
+            self.platform.advance(count - self._ticked)
+            self._ticked = count
+
     def _enter_again(self):
+        self._tick()
         if self.vm.store.event_count() > self.vm.view.event_capacity // 2:
             self._drain()
         if not self._within_limits():
@@ -538,7 +547,7 @@ class KvmRun:
     def _kick(self):
         return True
 
-    _HANDLERS = {svm.INVLPG: _invlpg, svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
+    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
                  svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
                  svm.VMMCALL: lambda self: self._queue(UD),
                  svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
@@ -590,9 +599,11 @@ class KvmRun:
                     budget = self.SLICE
                     if self.limit is not None:
                         budget = max(1, min(budget, self.limit - self.hardware.instruction_count))
-                    before = self.hardware.instruction_count
+                    wait = self.platform.next_event()
+                    if wait is not None:
+                        budget = max(1, min(budget, wait))
                     reason = self.hardware.run(self.on_exit, max_instructions=budget)
-                    self.platform.advance(max(self.hardware.instruction_count - before, 0))
+                    self._tick()
                     if self.report is None and reason != "handler":
                         if not self._within_limits():
                             break

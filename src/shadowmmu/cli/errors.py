@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Errors that a user can do something about: one line on stderr, exit code 2."""
+
+from ..engines.unicorn_svm.errors import EngineError
+from ..guests.image import GuestImageError
+from ..trace.errors import TraceError
+from ..vm import VmError
+
+USER_ERRORS = (EngineError, GuestImageError, TraceError, VmError)
+
+
+class UsageError(Exception):
+    """An option or file that cannot be used; the message says what and why."""

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line: options, exit codes, nothing else.
+
+Exit codes: 0 fine, 1 the answer is "no" (guest failed, difference found), 2 the question cannot be answered.
+Rooms are imported inside the commands: `--help` needs no compiled core.
+"""
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from .. import __version__
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="KVM's x86 shadow MMU, executable.")
+trace_app = typer.Typer(no_args_is_help=True, help="Read kvmmmu event logs of real kernels.")
+app.add_typer(trace_app, name="trace")
+
+
+def _version(wanted: bool):
+    if wanted:
+        print(f"shadowmmu {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                  help="Print the version.")] = False):
+    """KVM's x86 shadow MMU, executable."""
+
+
+@app.command()
+def run(
+    image: Annotated[Optional[str], typer.Argument(help="Multiboot kernel (ELF) or recorded guest (.cfg). "
+                                                        "Default: the demo guest.")] = None,
+    append: Annotated[str, typer.Option(help="Command line of the guest.")] = "",
+    initrd: Annotated[Optional[list[str]], typer.Option(help="Multiboot module; may be repeated.")] = None,
+    memory: Annotated[Optional[int], typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
+    rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
+                                            "linux-7.2.")] = "linux-6.12",
+    mmu: Annotated[str, typer.Option(help="shadow, or none: the engine walks the guest's own tables.")] = "shadow",
+    profile: Annotated[str, typer.Option(help="Host CPU: amd, or tcg (as the recordings).")] = "amd",
+    events: Annotated[Optional[str], typer.Option(help="Write the event log to this file, in tracefs format.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; the console goes to stderr.")] = False,
+    timeout: Annotated[Optional[float], typer.Option(help="Stop after so many seconds.")] = None,
+    max_instructions: Annotated[Optional[int], typer.Option(help="Stop after so many guest instructions.")] = None,
+    la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
+    pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No guest console; show progress instead.")] = False,
+):
+    """Run a guest on the shadow page tables and print what the MMU did."""
+    from . import run_command
+    _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
+            profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
+            pcid=pcid, quiet=quiet)
+
+
+@trace_app.command("compare-run")
+def compare_run(
+    run_dir: Annotated[str, typer.Argument(help="ROOT/logs/<kernel>/<guest>; the guest is ROOT/guests/<guest>.cfg.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    timeout: Annotated[Optional[float], typer.Option(help="Stop the guest after so many seconds.")] = None,
+):
+    """Run a recorded guest here and hold events, states, values and memory against the recording."""
+    from . import compare_run as command
+    _finish(command.main, run_dir, as_json=json, timeout=timeout)
+
+
+def _finish(command, *arguments, **options):
+    """Call a command's body; errors that a user can mend become one line and exit code 2."""
+    from .errors import USER_ERRORS, UsageError
+    try:
+        code = command(*arguments, **options)
+    except (UsageError, *USER_ERRORS) as error:
+        print(f"shadowmmu: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("shadowmmu: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    raise typer.Exit(code)
+
+
+def main():
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`shadowmmu run`: the guest's console, then what the MMU did, in a table that fits into a mail."""
+
+import json
+import sys
+
+from ..engines.unicorn_svm.profile import PROFILES
+from ..guests import session
+from ..guests.demo import IMAGE
+from ..rules import RULES
+from ..trace.text import Formatter
+from .errors import UsageError
+
+#: (heading, [(label, vm counter or vCPU counter)])
+SECTIONS = (
+    ("page faults", (("taken", "pf_taken"), ("fixed", "pf_fixed"), ("spurious", "pf_spurious"),
+                     ("emulated", "pf_emulate"), ("fast (lockless)", "pf_fast"), ("injected into guest", "pf_guest"),
+                     ("MMIO sptes", "pf_mmio_spte_created"))),
+    ("shadow pages", (("made", "mmu_page_created"), ("reused (hash hit)", "mmu_cache_hit"),
+                      ("zapped", "mmu_shadow_zapped"), ("zapped for flooding", "mmu_flooded"),
+                      ("reclaimed (quota)", "mmu_recycled"))),
+    ("guest page tables", (("emulated writes", "mmu_pte_write"), ("PDEs zapped by them", "mmu_pde_zapped"),
+                           ("pages made unsync", "mmu_unsynced"), ("pages synced", "mmu_synced"),
+                           ("unsync now", "mmu_unsync"))),
+    ("root cache", (("hits", "root_hit"), ("misses", "root_miss"))),
+    ("TLB", (("flushes", "tlb_flush"), ("remote requests", "remote_tlb_flush_requests"), ("INVLPG", "invlpg"))),
+    ("mappings now", (("4K", "pages_4k"), ("2M", "pages_2m"), ("1G", "pages_1g"))),
+)
+
+
+def results(outcome):
+    """Everything that `run` reports, as plain data."""
+    report, vm = outcome.report, outcome.vm
+    counters = {**dict(vm.stat.items()), **dict(vm.vcpus[0].stat.items())}
+    return {
+        "reason": report.reason, "text": report.text, "exit_code": report.exit_code, "rules": vm.rules_name,
+        "instructions": report.instructions, "seconds": round(report.seconds, 4),
+        "exits": {name: n for name, n in report.exits.most_common() if n}, "handled_in_compiled_code": report.fast_exits,
+        "emulated_instructions": report.emulated, "counters": counters, "warning": vm.warning,
+    }
+
+
+def table(data):
+    """The narrow table of a run, as text."""
+    lines = [f"{data['text']}", ""]
+    rate = data["instructions"] / data["seconds"] / 1e6 if data["seconds"] else 0
+    lines.append(f"{'guest instructions':<28}{data['instructions']:>14,}   in {data['seconds']:.2f} s"
+                 f" ({rate:.1f} M/s)")
+    lines.append(f"{'exits':<28}{sum(data['exits'].values()):>14,}   #PF without CPython:"
+                 f" {data['handled_in_compiled_code']:,}")
+    lines += [f"  {name:<26}{n:>14,}" for name, n in data["exits"].items()]
+    lines.append(f"{'emulated instructions':<28}{data['emulated_instructions']:>14,}")
+    for heading, rows in SECTIONS:
+        lines.append(heading)
+        lines += [f"  {label:<26}{data['counters'][name]:>14,}" for label, name in rows
+                  if data["counters"][name] or label in ("made", "taken", "hits", "misses", "pages synced")]
+    if data["warning"]:
+        lines.append(f"WARNING, as the kernel would print it: {data['warning']}")
+    return "\n".join(lines)
+
+
+class EventFile:
+    """Writes events as tracefs prints them; the timestamp is the event's number in microseconds."""
+
+    def __init__(self, path, rules):
+        try:
+            self.file = open(path, "w", encoding="utf-8")   # noqa: SIM115 - closed in close()
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        self.formatter = Formatter(kernel_of(rules))
+        self.count = 0
+        self.file.write("# tracer: nop\n#\n#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n")
+
+    def __call__(self, rows):
+        for row in rows:
+            self.count += 1
+            stamp = f"{self.count // 1_000_000:>5}.{self.count % 1_000_000:06}"
+            self.file.write(f"       shadowmmu-1       [000] ..... {stamp}: {self.formatter.raw(row)}\n")
+
+    def close(self):
+        self.file.close()
+
+
+def kernel_of(rules):
+    """Version whose print formats a rule set uses: linux-6.12.0 -> 6.12."""
+    return ".".join(rules.removeprefix("linux-").split(".")[:2])
+
+
+def progress_line(machine):
+    """One line on the terminal while a guest runs."""
+    stat, vcpu = machine.vm.stat, machine.vcpu.stat
+    sys.stderr.write(f"\r{machine.hardware.instruction_count / 1e6:10.1f} M instructions"
+                     f"  {vcpu['pf_taken']:>10,} faults  {stat['mmu_page_created']:>8,} shadow pages made\x1b[K")
+    sys.stderr.flush()
+
+
+def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
+         max_instructions=None, la57=False, pcid=False, quiet=False):
+    """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
+    for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile")):
+        if value not in known:
+            raise UsageError(f"--{what} {value!r}: there is {', '.join(known)}")
+    for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory")):
+        if value is not None and value <= 0:
+            raise UsageError(f"--{what} {value}: must be positive")
+    if events and mmu == "none":
+        raise UsageError("--events needs --mmu shadow: without the shadow MMU there are no events")
+    loaded = session.load(image or IMAGE, append, [(path, "") for path in initrd],
+                          memory << 20 if memory else None, pcid)
+    out = sys.stderr if as_json else sys.stdout
+    log = EventFile(events, rules) if events else None
+    console = None if quiet else lambda data: (out.write(data.decode("latin-1")), out.flush())
+    shown = sys.stderr.isatty() and not as_json and quiet
+    try:
+        outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], on_output=console, on_rows=log,
+                              timeout=timeout, max_instructions=max_instructions, la57=la57,
+                              progress=progress_line if shown else None)
+    finally:
+        if log:
+            log.close()
+    if shown:
+        sys.stderr.write("\r\x1b[K")
+    data = results(outcome)
+    if log:
+        data["events"] = log.count
+    print(json.dumps(data, indent=2) if as_json else "\n" + table(data))
+    return 0 if outcome.report.reason == "exit" and not outcome.report.exit_code else 1

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`--mmu none`: the same guest, the same devices, but the engine walks the guest's own page tables.
+
+    guest address --engine's MMU--> guest tables at the guest's CR3 --> guest-physical memory, mapped at host-physical 0
+
+The measure for everything else: output, memory and registers must be the same as on the shadow MMU.  Control
+registers, MSRs and CPUID still exit, so that the CPU's rules (and what CPUID shows) are the same ones.
+"""
+
+from ...mmu.flush import REQ_TRIPLE_FAULT
+from ...vm import calls
+from ...vm.machine import signed
+from ...x86.bits import CR4_PCIDE, EFER_SVME, FRAME_MASK
+from .errors import EngineError
+from .kvm import KvmRun
+
+MMIO_LIMIT = 1 << 32
+
+
+class BareRun(KvmRun):
+    """A run without shadow paging; interface and report of `KvmRun`."""
+
+    def _map_memory(self):
+        store = self.vm.store
+        offset, _ = store.tables["ram"]
+        self.hardware.map_ram(0, store.address + offset, self.vm.view.n_hva << 12)
+        for gpa, size in self.platform.mmio_regions():
+            end = min(gpa + size, MMIO_LIMIT)
+            if end > gpa:
+                self.hardware.map_mmio(gpa, end - gpa, lambda at, n, base=gpa: self.platform.mmio_read(base + at, n),
+                                       lambda at, n, value, base=gpa: self.platform.mmio_write(base + at, n, value))
+
+    def _install_fast_path(self):
+        super()._install_fast_path()
+        self.hardware.install_fast_path(0, 0)
+
+    def _sync_mode(self):
+        mode = self.vcpu.cr0, self.vcpu.cr4 & ~CR4_PCIDE, self.vcpu.efer | EFER_SVME
+        if mode != self._mode:
+            self.hardware.set_mode(*mode)
+            self._mode = mode
+            self.hardware.flush_tlb()
+
+    def _cr0_is_real(self):
+        return False
+
+    def _enter(self):
+        r = self.vcpu.record
+        self._interrupts()
+        if r.requests & REQ_TRIPLE_FAULT:
+            return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
+        r.requests = 0
+        if r.exception_pending:
+            r.exception_pending, r.exception_injected = 0, 1
+            r.exception_set_rf = int(r.exception_vector not in NOT_FAULTS)
+        self._sync_mode()
+        root = self.vcpu.cr3 & FRAME_MASK
+        if self.hardware.root != root:
+            self.hardware.load_root(self.vcpu.cr3 & ~0x1F if self._is_pae() else root)
+            self.hardware.flush_tlb()
+        if self._flush_asked:
+            self.hardware.flush_tlb()
+            self._flush_asked = False
+        if not self.hardware.event_queued:
+            self._inject()
+        return True
+
+    _flush_asked = False
+
+    def _is_pae(self):
+        return self.vcpu.cr4 & 0x20 and not self.vcpu.efer & 0x400
+
+    def _page_fault(self):
+        hw = self.hardware
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, hw.error_code, signed(hw.fault_address))
+        return True
+
+    def _control_register(self, code):
+        self._flush_asked = True
+        return super()._control_register(code)
+
+    def _invlpg(self):
+        _, _, instruction = self.emulator.peek()
+        self.hardware.flush_page(self.emulator.operand_address(instruction, 0))
+        self.hardware.skip_instruction(instruction.size)
+        return True
+
+    def _invpcid(self, instruction):
+        self._flush_asked = True
+        return super()._invpcid(instruction)
+
+    def _emulate(self, address=0, flags=0):
+        instruction = self.emulator.peek()[2]
+        if instruction is None:
+            raise EngineError(f"no instruction at RIP {self.hardware.rip:#x}")
+        self.emulator.execute(instruction)
+        return True
+
+
+#: #DB, NMI, #BP, #OF, #DF, #MC: not faults, RF stays as it is.
+NOT_FAULTS = (1, 2, 3, 4, 8, 18)
