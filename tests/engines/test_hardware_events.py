@@ -4,10 +4,11 @@
 import struct
 
 import pytest
-
-from shadowmmu.engines.unicorn_svm import EngineError, exits as ex
-from shadowmmu.engines.unicorn_svm.hardware import CS, SS
 from test_hardware_harness import CODE, GDT, IDT, STACK_TOP, TSS, Machine, code
+
+from shadowmmu.engines.unicorn_svm import EngineError
+from shadowmmu.engines.unicorn_svm import exits as ex
+from shadowmmu.engines.unicorn_svm.hardware import CS, SS
 
 HANDLER = 0x2000
 MODES = ["long", "la57", "pae", "unpaged32", "real"]

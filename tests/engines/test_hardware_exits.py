@@ -10,10 +10,11 @@ import threading
 import numba
 import numpy as np
 import pytest
+from test_hardware_harness import CODE, NX, RAM, STACK_TOP, TABLES, TSS, Machine, P, U, W, code
 
-from shadowmmu.engines.unicorn_svm import EngineError, exits as ex
+from shadowmmu.engines.unicorn_svm import EngineError
+from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.hardware import CS, SS, SvmHardware
-from test_hardware_harness import CODE, GDT, IDT, NX, P, RAM, STACK_TOP, TABLES, TSS, U, W, Machine, code
 
 HANDLER = 0x2000
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shadowmmu.engines.unicorn_svm import exits as ex
-from shadowmmu.engines.unicorn_svm.hardware import CS, SS, SvmHardware
+from shadowmmu.engines.unicorn_svm.hardware import CS, SvmHardware
 
 TABLES, TABLES_SIZE = 0x100000, 0x100000
 RAM, RAM_SIZE = 0x800000, 0x400000

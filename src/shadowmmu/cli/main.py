@@ -6,15 +6,15 @@ Rooms are imported inside the commands: `--help` needs no compiled core.
 """
 
 import sys
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from .. import __version__
+from ..trace.commands import app as trace_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="KVM's x86 shadow MMU, executable.")
-trace_app = typer.Typer(no_args_is_help=True, help="Read kvmmmu event logs of real kernels.")
 app.add_typer(trace_app, name="trace")
 
 
@@ -32,19 +32,19 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
 
 @app.command()
 def run(
-    image: Annotated[Optional[str], typer.Argument(help="Multiboot kernel (ELF) or recorded guest (.cfg). "
+    image: Annotated[str | None, typer.Argument(help="Multiboot kernel (ELF) or recorded guest (.cfg). "
                                                         "Default: the demo guest.")] = None,
     append: Annotated[str, typer.Option(help="Command line of the guest.")] = "",
-    initrd: Annotated[Optional[list[str]], typer.Option(help="Multiboot module; may be repeated.")] = None,
-    memory: Annotated[Optional[int], typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
+    initrd: Annotated[list[str] | None, typer.Option(help="Multiboot module; may be repeated.")] = None,
+    memory: Annotated[int | None, typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
     rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
                                             "linux-7.2.")] = "linux-6.12",
     mmu: Annotated[str, typer.Option(help="shadow, or none: the engine walks the guest's own tables.")] = "shadow",
     profile: Annotated[str, typer.Option(help="Host CPU: amd, or tcg (as the recordings).")] = "amd",
-    events: Annotated[Optional[str], typer.Option(help="Write the event log to this file, in tracefs format.")] = None,
+    events: Annotated[str | None, typer.Option(help="Write the event log to this file, in tracefs format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; the console goes to stderr.")] = False,
-    timeout: Annotated[Optional[float], typer.Option(help="Stop after so many seconds.")] = None,
-    max_instructions: Annotated[Optional[int], typer.Option(help="Stop after so many guest instructions.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
+    max_instructions: Annotated[int | None, typer.Option(help="Stop after so many guest instructions.")] = None,
     la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console; show progress instead.")] = False,
@@ -60,11 +60,18 @@ def run(
 def compare_run(
     run_dir: Annotated[str, typer.Argument(help="ROOT/logs/<kernel>/<guest>; the guest is ROOT/guests/<guest>.cfg.")],
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    timeout: Annotated[Optional[float], typer.Option(help="Stop the guest after so many seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Stop the guest after so many seconds.")] = None,
 ):
     """Run a recorded guest here and hold events, states, values and memory against the recording."""
     from . import compare_run as command
     _finish(command.main, run_dir, as_json=json, timeout=timeout)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def bench(context: typer.Context):
+    """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
+    from ..lab.bench import command
+    _finish(command, context.args)
 
 
 def _finish(command, *arguments, **options):

@@ -13,6 +13,7 @@ registers not named are 0, RFLAGS 2, tables and segments as in ``MODES``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .image import DescriptorTable, EntryState, GuestImage, GuestImageError, check_memory_size, flat_segments, read_file
 
@@ -52,7 +53,7 @@ def _number(file: Path, line: int, key: str, text: str) -> int:
     return value
 
 
-def parse(path: Path, text: str) -> tuple[dict[str, str | int], dict[str, int]]:
+def parse(path: Path, text: str) -> tuple[dict[str, Any], dict[str, int]]:
     """Read a configuration's text.
 
     Returns:
@@ -61,7 +62,7 @@ def parse(path: Path, text: str) -> tuple[dict[str, str | int], dict[str, int]]:
     Raises:
         GuestImageError: unknown, repeated or missing key, no value, bad number; with the line.
     """
-    values: dict[str, str | int] = {}
+    values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for line, content in enumerate(text.splitlines(), 1):
         words = content.split()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 PAGE = 4096
 MAX_MEMORY = 64 << 30  # bytes; more is taken for a mistake, not for a wish
@@ -111,7 +112,7 @@ class GuestImage:
             memory[gpa : gpa + len(contents)] = contents
 
 
-def flat_segments(code_selector: int, data_selector: int, long: bool) -> dict[str, Segment]:
+def flat_segments(code_selector: int, data_selector: int, long: bool) -> dict[str, Any]:
     """The six registers of a flat memory model, base 0 and limit 4 GiB, ring 0."""
     code = Segment(code_selector, type=TYPE_CODE, long=long, default_big=not long)
     data = Segment(data_selector)

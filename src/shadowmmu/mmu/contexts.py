@@ -10,8 +10,18 @@
 
 from .. import state
 from ..state import core
-from ..x86.bits import (CR0_PG, CR0_WP, PFERR_FETCH, PFERR_IMPLICIT_ACCESS, PFERR_PK, PFERR_PRESENT, PFERR_RSVD,
-                        PFERR_USER, PFERR_WRITE, PT_PAGE_SIZE)
+from ..x86.bits import (
+    CR0_PG,
+    CR0_WP,
+    PFERR_FETCH,
+    PFERR_IMPLICIT_ACCESS,
+    PFERR_PK,
+    PFERR_PRESENT,
+    PFERR_RSVD,
+    PFERR_USER,
+    PFERR_WRITE,
+    PT_PAGE_SIZE,
+)
 from . import mmio, roles, roots
 
 #: `CONTEXT.kind`: format of the guest's tables.
@@ -61,7 +71,8 @@ def reset_rsvd_bits(vm, vcpu, ctx):
         ctx.rsvd[i] = 0
     if level == 2:
         if pse:
-            low = 17 if vcpu.has_pse36 else 13
+            # the field of PSE-36 has no room in small geometries
+            low = 17 if vcpu.has_pse36 and bits == 9 else 13
             set_rsvd(ctx, 1, 2, rsvd_bits(low, 12 + bits))
         return
     high = rsvd_bits(vcpu.maxphyaddr, 62 if level == 3 else 51)

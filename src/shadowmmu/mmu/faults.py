@@ -15,10 +15,40 @@ The part before the lock and the part under it are separate functions: two vCPUs
 
 from .. import state
 from ..state import core
-from ..x86.bits import (NX, PFERR_FETCH, PFERR_PRESENT, PFERR_RSVD, PFERR_USER, PFERR_WRITE, PT_ACCESSED, PT_PRESENT,
-                        PT_WRITABLE)
-from . import (contexts, counters, events, flush, geometry, host, inject, memslots, mmio, pte_list, reclaim, rmap, roles, roots,
-               shadow_pages, sptes, tracking, unsync, walk, warn, zap)
+from ..x86.bits import (
+    NX,
+    PFERR_FETCH,
+    PFERR_PRESENT,
+    PFERR_RSVD,
+    PFERR_USER,
+    PFERR_WRITE,
+    PT_ACCESSED,
+    PT_PRESENT,
+    PT_WRITABLE,
+)
+from . import (
+    contexts,
+    counters,
+    events,
+    flush,
+    geometry,
+    host,
+    inject,
+    memslots,
+    mmio,
+    pte_list,
+    reclaim,
+    rmap,
+    roles,
+    roots,
+    shadow_pages,
+    sptes,
+    tracking,
+    unsync,
+    walk,
+    warn,
+    zap,
+)
 
 CONTINUE, RETRY, EMULATE, WRITE_PROTECTED, INVALID, FIXED, SPURIOUS = range(7)
 NOT_A_PAGE, EEXIST = -1, -2

@@ -8,7 +8,6 @@
     spte: | gen 18..8 (bits 62..52) | 51: mark | gfn | gen 7..0 (bits 10..3) | U W | P |
 """
 
-from .. import state
 from ..state import core
 from ..x86.bits import FRAME_SHIFT, PT_USER, PT_WRITABLE
 from . import events, geometry, memslots, roles, sptes

@@ -12,7 +12,7 @@ the same as in that kernel); `rules.role_layouts` has each kernel's own, for wha
 
 from .. import state
 from ..state import core
-from ..x86.bits import (CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX)
+from ..x86.bits import CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
 
 LEVEL = 0xF
 HAS_4_BYTE_GPTE = 1 << 4

@@ -11,9 +11,20 @@ Merged forms of seeds 000 (5499ea73e7db) and 003 (71fe70130d88).
 
 from .. import state
 from ..state import core, layout
-from ..x86.bits import CR3_PCID_MASK, CR4_PCIDE, FRAME_MASK, FRAME_SHIFT, PT_ACCESSED, PT_PRESENT, PT_USER, PT_WRITABLE
-from . import (contexts, counters, flush, geometry, host, memslots, mmio, reclaim, roles, shadow_pages, sptes, unsync,
-               warn, zap)
+from ..x86.bits import CR3_PCID_MASK, CR4_PCIDE, FRAME_MASK, FRAME_SHIFT, PT_PRESENT
+from . import (
+    counters,
+    flush,
+    geometry,
+    memslots,
+    mmio,
+    reclaim,
+    roles,
+    shadow_pages,
+    unsync,
+    warn,
+    zap,
+)
 
 INVALID_PAGE = -1
 NUM_PREV_ROOTS = layout.NUM_PREV_ROOTS

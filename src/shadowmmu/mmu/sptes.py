@@ -12,8 +12,17 @@ An MMIO spte is not MMU-present: P set, bit 51 set (reserved by MAXPHYADDR), so 
 
 from .. import state
 from ..state import core
-from ..x86.bits import (FRAME_MASK, FRAME_SHIFT, NX, PT_ACCESSED, PT_DIRTY, PT_PAGE_SIZE, PT_PRESENT, PT_USER,
-                        PT_WRITABLE)
+from ..x86.bits import (
+    FRAME_MASK,
+    FRAME_SHIFT,
+    NX,
+    PT_ACCESSED,
+    PT_DIRTY,
+    PT_PAGE_SIZE,
+    PT_PRESENT,
+    PT_USER,
+    PT_WRITABLE,
+)
 from . import geometry, memslots, rmap, roles, unsync, warn
 
 HOST_WRITABLE, MMU_WRITABLE, MMU_PRESENT = 1 << 9, 1 << 10, 1 << 11

@@ -15,8 +15,19 @@ rereads their gptes and clears the bits on the way up.
 
 from .. import state
 from ..state import core, layout
-from . import counters, events, flush, geometry, host, memslots, pte_list, rmap, roles, sptes, tracking, warn, zap
-from . import faults, shadow_pages
+from . import (
+    counters,
+    events,
+    faults,
+    geometry,
+    rmap,
+    roles,
+    shadow_pages,
+    sptes,
+    tracking,
+    warn,
+    zap,
+)
 
 EPERM, EEXIST, ENOSPC = -1, -17, -28
 PAGE_ARRAY_NR = layout.PAGE_ARRAY_NR

@@ -10,9 +10,22 @@ A guest walk that had to set A or D uses compare-exchange against what it read; 
 
 from .. import state
 from ..state import core
-from ..x86.bits import (NX, PFERR_FETCH, PFERR_PRESENT, PFERR_RSVD, PFERR_USER, PFERR_WRITE, PKEY_MASK,
-                        PKEY_SHIFT, PT_ACCESSED, PT_DIRTY, PT_PAGE_SIZE, PT_PRESENT, CR4_LA57)
-from . import contexts, events, flush, geometry, host, memslots, mmio, roles, roots, sptes, unsync, warn, zap, faults
+from ..x86.bits import (
+    CR4_LA57,
+    NX,
+    PFERR_FETCH,
+    PFERR_PRESENT,
+    PFERR_RSVD,
+    PFERR_USER,
+    PFERR_WRITE,
+    PKEY_MASK,
+    PKEY_SHIFT,
+    PT_ACCESSED,
+    PT_DIRTY,
+    PT_PAGE_SIZE,
+    PT_PRESENT,
+)
+from . import contexts, events, faults, flush, geometry, host, memslots, mmio, roles, roots, sptes, warn, zap
 
 FAILED = -1
 #: `address_mask` of a gpa that could not be had (INVALID_GPA).
@@ -176,7 +189,7 @@ def walk_once(vm, vcpu, ctx, w, addr, access):
         return 0
     pages = leaf_pages(vm, ctx, w.level)
     w.gfn = (gpte_to_gfn(gpte) & -pages) + ((addr >> vm.page_shift) & (pages - 1))
-    if w.level == 2 and size == 4 and vcpu.has_pse36:
+    if w.level == 2 and size == 4 and vcpu.has_pse36 and vm.level_bits == 9:
         # PSE-36: PDE bits 16:13 are address bits 35:32
         w.gfn += ((gpte >> 13) & 0xF) << 20
     write = access & PFERR_WRITE
@@ -235,7 +248,7 @@ def gpte_changed(vm, vcpu, ctx, w, level):
     offset = geometry.page_offset(vm, base)
     for i in range(vm.prefetch_num):
         w.prefetch_ptes[i] = host.read_entry(vm, frame, offset + i * size, size)
-    return w.prefetch_ptes[(gpa - base) // size] != w.ptes[0]
+    return w.prefetch_ptes[(gpa - base) >> (3 if size == 8 else 2)] != w.ptes[0]
 
 
 # ---- shadow tables

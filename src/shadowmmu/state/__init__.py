@@ -23,8 +23,9 @@ if JIT:
     from .compiled import (attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot,
                            sync_vector, vcpu, walker, words, words32)
 else:
-    from .interpreted import (attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot,
-                              sync_vector, vcpu, walker, words, words32)
+    from .interpreted import (  # type: ignore[assignment]
+        attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot, sync_vector, vcpu, walker,
+        words, words32)
 
 
 def define_rules(fields):

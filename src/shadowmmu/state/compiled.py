@@ -15,7 +15,7 @@ from . import layout
 _njit = numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
 
 #: Every core function by "module.name", for progress and for patches.
-registry = {}
+registry: dict = {}
 
 
 def core(function):

@@ -66,8 +66,8 @@ VCPU = dict(
     last_retry_eip=1, last_retry_addr=1,
     # exception queue (kvm_queued_exception), and what was being delivered at the last exit
     exception_pending=1, exception_injected=1, exception_vector=1, exception_has_error=1, exception_error=1,
-    exception_payload=1, exception_has_payload=1, exception_set_rf=1, nmi_injected=1, interrupt_injected=1, interrupt_nr=1, interrupt_soft=1,
-    triple_fault=1,
+    exception_payload=1, exception_has_payload=1, exception_set_rf=1,
+    nmi_injected=1, interrupt_injected=1, interrupt_nr=1, interrupt_soft=1, triple_fault=1,
     # what the hardware must do before the next entry (see vm/hardware.py)
     hw_root=1, hw_flush=1, hw_flush_count=1, hw_flush_gva=16, hw_asid_generation=1,
     in_guest=1, immediate_exit=1,

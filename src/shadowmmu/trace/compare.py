@@ -10,7 +10,8 @@ Everything is compared even after a difference, so the figures say how much is e
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 
 from . import align, dump
 from .normalise import fold_pointer
@@ -114,40 +115,37 @@ def _fold(lines):
     return out, sum(a != b for a, b in zip(lines, out, strict=True))
 
 
-def explain_events(theirs, ours, names=("kernel", "model")):
+def explain_events(theirs, ours):
     """The first divergence of two lists of lines: context, both sides, and what differs in words."""
     at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours)))
     out = [f"events differ from line {at + 1} on:"]
     out += [f"      {line}" for line in theirs[max(0, at - CONTEXT_LINES):at]]
-    width = max(map(len, names)) + 1
-    for name, lines in zip(names, (theirs, ours), strict=True):
+    for name, lines in (("kernel", theirs), ("model", ours)):
         shown = lines[at:at + CONTEXT_LINES] or ["(end of the log)"]
-        out += [f"{name:<{width}}> {line}" if i == 0 else f"{'':<{width}}> {line}" for i, line in enumerate(shown)]
+        out += [f"{name if i == 0 else '':<7}> {line}" for i, line in enumerate(shown)]
     a = theirs[at] if at < len(theirs) else None
     b = ours[at] if at < len(ours) else None
-    out.append(line_words(a, b, names))
+    out.append(line_words(a, b))
     return "\n".join(out)
 
 
-def line_words(a, b, names=("kernel", "model")):
+def line_words(a, b, names=("the kernel", "the model")):
     """How two event lines differ, in one sentence.  None stands for the end of a log."""
     if a is None:
-        return f"the {names[0]} has no more events, the {names[1]} goes on with {b.split(':')[0]}"
+        return f"{names[0]} has no more events, {names[1]} goes on with {b.split(':')[0]}"
     if b is None:
-        return f"the {names[1]} has no more events, the {names[0]} goes on with {a.split(':')[0]}"
+        return f"{names[1]} has no more events, {names[0]} goes on with {a.split(':')[0]}"
     name_a, _, body_a = a.partition(": ")
     name_b, _, body_b = b.partition(": ")
     if name_a != name_b:
         return f"another event: {names[0]} {name_a}, {names[1]} {name_b}"
     words_a, words_b = body_a.split(), body_b.split()
-    if len(words_a) == len(words_b):
-        parts = []
-        for i, (x, y) in enumerate(zip(words_a, words_b, strict=True)):
-            if x != y:
-                label = words_a[i - 1].rstrip(",:") if i and words_a[i - 1] == words_b[i - 1] else ""
-                parts.append(f"{label} {x} in the {names[0]}, {y} in the {names[1]}".strip())
-        return f"{name_a}: " + "; ".join(parts)
-    return f"{name_a} with other contents"
+    parts = []
+    for i, (x, y) in enumerate(zip_longest(words_a, words_b, fillvalue="nothing")):
+        if x != y:
+            label = words_a[i - 1].rstrip(",:") if 0 < i < len(words_a) and words_a[:i][-1:] == words_b[:i][-1:] else ""
+            parts.append(f"{label} {x} in {names[0]}, {y} in {names[1]}".strip())
+    return f"{name_a}: " + ("; ".join(parts[:6]) or "other spacing")
 
 
 def _compare_values(theirs, ours, report):
@@ -174,7 +172,8 @@ def _compare_states(run, result, report, touched):
                 ours = ours.normal(run.kernel)
             if run.kernel == "7.2":
                 touched["n-used-7.2"] += theirs.kvm.get("n_used", 0) != ours.kvm.get("n_used", 0)
-                ours.kvm["n_used"] = theirs.kvm["n_used"] = 0
+                ours = replace(ours, kvm=ours.kvm | {"n_used": 0})
+                theirs = replace(theirs, kvm=theirs.kvm | {"n_used": 0})
             touched["pae-root-accessed"] += _fold_pae_roots(theirs, ours)
             found = (f"the model's dump is of {our_tag}" if our_tag != tag
                      else dump.difference(theirs, ours, run.kernel))
@@ -191,7 +190,8 @@ def _fold_pae_roots(theirs, ours):
     changed = 0
     for a, b in zip(theirs.contexts, ours.contexts, strict=False):
         for i, ((name, value), (other_name, other)) in enumerate(zip(a.tables, b.tables, strict=False)):
-            if name == other_name and name.startswith("PAEROOT") and _without_accessed(value) == _without_accessed(other):
+            if (name == other_name and name.startswith("PAEROOT")
+                    and _without_accessed(value) == _without_accessed(other)):
                 changed += value != other
                 a.tables[i] = b.tables[i] = (name, _without_accessed(value))
     return changed
@@ -241,9 +241,10 @@ def _compare_counters(theirs, ours, report, touched):
     wrong = []
     for scope in ("vm", "vcpu"):
         a, b = dict(theirs.get(scope, {})), dict(ours.get(scope, {}))
-        if a.get("irq_exits") and "exits" in a:
-            a["exits"] -= a["irq_exits"]
-            touched["exits-minus-interrupts"] += 1
+        touched["exits-minus-interrupts"] += bool(a.get("irq_exits"))
+        for side in (a, b):
+            if "exits" in side:
+                side["exits"] -= side.get("irq_exits", 0)
         for name in sorted(a.keys() | b.keys()):
             if name in HOST_COUNTERS:
                 touched["host-counters"] += 1

@@ -416,7 +416,11 @@ def pages(stream, dat, cpu, block):
     stream.seek(at)
     cursor = _Cursor(stream, dat.name, end, dat.page.big_endian, f"CPU {cpu.cpu}")
     for _ in range(cursor.count("chunks")):
+        if at == cpu.offset:
+            at += 4
+        stream.seek(at)                               # other CPUs are read in between
         packed, plain = cursor.u4(), cursor.u4()
+        at += 8 + packed
         data = decompress(cursor.take(packed), plain, dat.compression, where)
         for start in range(0, len(data) // size * size, per_block):
             yield data[start:start + per_block][:(len(data) - start) // size * size]

@@ -42,7 +42,7 @@ _FIELD_OF = {
     "kvm_cr": {"write": "rw", "value": "val"},
 }
 _FIELD_OF["kvm_nested_vmexit"] = _FIELD_OF["kvm_exit"]
-_ARGUMENTS = {name: fields for name, fields in event_table.EVENTS.values()}
+_ARGUMENTS = dict(event_table.EVENTS.values())
 _ARGUMENTS["kvm_nested_vmexit"] = _ARGUMENTS["kvm_exit"]
 _ARGUMENTS["kvm_invlpga"] = ("rip", "asid", "address")
 _EXTRA = EXTRA | {"kvm_nested_vmexit": EXTRA["kvm_exit"]}
@@ -188,7 +188,7 @@ class DatReader:
 
     def _records(self, columns):
         count = columns.start.size
-        bodies, event_names = [None] * count, [None] * count
+        bodies, event_names, roles = [None] * count, [None] * count, [None] * count
         for number in np.unique(columns.id):
             chosen = np.flatnonzero(columns.id == number)
             form = self.file.formats.get(int(number))
@@ -201,6 +201,10 @@ class DatReader:
                 chosen = chosen[fits]
             for index, body in zip(chosen.tolist(), self._bodies(columns, form, chosen), strict=True):
                 bodies[index], event_names[index] = body, form.name
+            if form.name in SP_EVENTS and "role" in (form.dtype.names or ()):
+                words = ring.structures(columns.data, columns.start[chosen], form.dtype)["role"].tolist()
+                for index, word in zip(chosen.tolist(), words, strict=True):
+                    roles[index] = word
         out = []
         tasks = self.file.cmdlines
         times, cpus, pids = columns.time.tolist(), columns.cpu.tolist(), columns.pid.tolist()
@@ -211,7 +215,8 @@ class DatReader:
             name, pid = event_names[i], pids[i]
             if name == "print":
                 name = "tracing_mark_write"
-            out.append(Record(self.events, times[i], cpus[i], pid, tasks.get(pid, "<...>"), name, body, self.roles))
+            out.append(Record(self.events, times[i], cpus[i], pid, tasks.get(pid, "<...>"), name, body, self.roles,
+                              roles[i]))
         return out
 
     def _bodies(self, columns, form, chosen):
@@ -238,7 +243,7 @@ class _Source:
 
     def __init__(self, reader, cpu):
         self.blocks = reader._blocks(cpu)
-        self.events = None
+        self.events = self.order = None
         self.done = False
 
     def fill(self):
@@ -246,21 +251,24 @@ class _Source:
         if self.events is None and not self.done:
             self.events = next(self.blocks, None)
             self.done = self.events is None
+            if not self.done:
+                # time never runs back within a CPU; in a damaged file it may, and the merge must still advance
+                self.order = np.maximum.accumulate(self.events.time)
 
     @property
     def last_time(self):
-        return self.events.time[-1]
+        return self.order[-1]
 
     def take(self, horizon):
         """Columns up to and including the time `horizon`, or None."""
         c = self.events
-        cut = int(np.searchsorted(c.time, horizon, "right"))
+        cut = int(np.searchsorted(self.order, horizon, "right"))
         if cut == 0:
             return None
         if cut == c.time.size:
             self.events = None
             return c
-        self.events = _slice(c, slice(cut, None))
+        self.events, self.order = _slice(c, slice(cut, None)), self.order[cut:]
         return _slice(c, slice(0, cut))
 
 

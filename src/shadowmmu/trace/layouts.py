@@ -28,10 +28,10 @@ _6 = (*_OLD, ("passthrough", 18, 1), _SMM)
 _7_2 = (*_NEW, _SMM)
 #: mmu.roles: 7.2's, and the SMEP bit of the kernels before it.
 INTERNAL = (*_NEW, ("smep_andnot_wp", 21, 1), _SMM)
-#: libtraceevent's plugin_kvm up to at least 1.8: bit 4 read as `cr4_pae`, everything as in 2018.
-PLUGIN = (("level", 0, 4), ("cr4_pae", 4, 1), ("quadrant", 5, 2), ("direct", 7, 1), ("access", 8, 3),
-          ("invalid", 11, 1), ("nxe", 12, 1), ("cr0_wp", 13, 1), ("smep_andnot_wp", 14, 1), ("smap_andnot_wp", 15, 1),
-          ("smm", 24, 8))
+#: libtraceevent's plugin_kvm, as seen in 1.7.1: bit 4 read as `cr4_pae`, everything as in 2018.
+_PLUGIN = (("level", 0, 4), ("cr4_pae", 4, 1), ("quadrant", 5, 2), ("direct", 7, 1), ("access", 8, 3),
+           ("invalid", 11, 1), ("nxe", 12, 1), ("cr0_wp", 13, 1), ("smep_andnot_wp", 14, 1),
+           ("smap_andnot_wp", 15, 1), ("smm", 24, 8))
 
 #: The extended role: names of single bits, from bit 0.
 _EXT_5_15 = ("valid", "execonly", "cr0_pg", "cr4_pae", "cr4_pse", "cr4_pke", "cr4_smap", "cr4_smep", "cr4_la57",
@@ -62,7 +62,7 @@ class Layout:
     access: tuple
     gpte_inverted: bool = False
     wide_access: bool = False
-    places: dict = field(init=False, repr=False, compare=False, default=None)
+    places: dict = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "places", {name: (at, (1 << bits) - 1) for name, at, bits in self.role})
@@ -97,6 +97,8 @@ LAYOUTS = {
 #: Our own words (`mmu.roles`): access is execute 1, write 2, user 4 whatever the kernel.
 OURS = Layout("internal", INTERNAL, _EXT_6, _ACCESS_6)
 KERNELS = tuple(LAYOUTS)
+#: What trace-cmd prints when its plugin is loaded.
+PLUGIN = Layout("plugin", _PLUGIN, (), _ACCESS_6)
 
 #: First kernel version of each layout, newest first; 5.18 inverted bit 4, 7.2 widened `access` (MBEC, GMET).
 _SINCE = (((7, 2), "7.2"), ((6, 4), "6.12"), ((5, 18), "6.1"), ((0, 0), "5.15"))

@@ -41,8 +41,9 @@ VMX_EXITS = {
         "EPT_VIOLATION", "EPT_MISCONFIG", "INVEPT", "RDTSCP", "PREEMPTION_TIMER", "INVVPID", "WBINVD", "XSETBV",
         "APIC_WRITE", "RDRAND", "INVPCID", "VMFUNC", "ENCLS", "RDSEED", "PML_FULL", "XSAVES", "XRSTORS", None, None,
         "UMWAIT", "TPAUSE")) if name},
-    74: "BUS_LOCK", 75: "NOTIFY", 77: "TDCALL", 84: "MSR_READ_IMM", 85: "MSR_WRITE_IMM",
+    74: "BUS_LOCK", 75: "NOTIFY",
 }
+VMX_EXITS_7_2 = VMX_EXITS | {77: "TDCALL", 84: "MSR_READ_IMM", 85: "MSR_WRITE_IMM"}
 VMX_FAILED_ENTRY = 1 << 31
 
 #: Vectors as `kvm_inj_exception` prints them; 7.2 knows more.

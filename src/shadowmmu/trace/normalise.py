@@ -44,8 +44,8 @@ RULES = {
     # states
     "n-used-7.2": Rule("n_used is compared as 0 on 7.2", "the dump module found no such field in 7.2 and printed 0"),
     "pae-root-accessed": Rule("bit 5 of the four pae_root entries is not compared",
-                              "the recording emulator's page walk sets A in PDPTEs; a CPU loads them into registers and "
-                              "reserves the bit (SDM vol. 3 4.4.1)"),
+                              "the recording emulator's page walk sets A in PDPTEs; a CPU loads them into registers "
+                              "and reserves the bit (SDM vol. 3 4.4.1)"),
     # registers
     "rflags-rf": Rule("RFLAGS.RF is not compared in the final registers",
                       "the recording emulator clears RF at the end of a translated block, a CPU after an instruction"),
@@ -61,7 +61,7 @@ _SPTE = re.compile(r"spte ([0-9a-f]+)")
 _OLD_NEW = re.compile(r"old 0x([0-9a-f]+) new ([0-9a-f]+)")
 _PLACE = re.compile(r"at ([0-9a-f]{4,})$")
 _POINTER = re.compile(r"sptep:? ?(?:0x)?[0-9a-f]{8,}")
-_ANY_POINTER = re.compile(r"sptep(:? ?)(?:\(____ptrval____\)|\(null\)|(?:0x)?[0-9a-f]{8,}|\*)")
+_ANY_POINTER = re.compile(r"sptep:? ?(?:\(____ptrval____\)|\(null\)|(?:0x)?[0-9a-f]{8,}|\*)")
 _EVENT_INFO = re.compile(r" intr_info 0x[0-9a-f]+ error_code 0x[0-9a-f]+(?: requests 0x[0-9a-f]+)?$")
 
 
@@ -170,4 +170,4 @@ _WITH_FRAMES = frozenset((
 
 def fold_pointer(line):
     """A normal line with any spelling of an sptep replaced by * (rule spte-pointer)."""
-    return _ANY_POINTER.sub(r"sptep\1*", line) if "sptep" in line else line
+    return _ANY_POINTER.sub("sptep *", line) if "sptep" in line else line

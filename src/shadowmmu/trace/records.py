@@ -31,7 +31,7 @@ def _pattern(pattern, **convert):
     return re.compile(pattern), tuple(convert), tuple(convert.values())
 
 
-_PFERR = dict(pferr=_hex, flags=str)
+_PFERR = {"pferr": _hex, "flags": str}
 
 #: event -> patterns that its body may have, the kernel's own first.
 PATTERNS = {
@@ -91,8 +91,8 @@ PATTERNS["kvm_nested_vmexit"] = PATTERNS["kvm_exit"]
 _SP = re.compile(r"sp gen (\w+) gfn (\w+) l(\d+) ([48])-byte q(\d)( direct)? ([rwux-]{3,4})( invalid)? (!?)nxe (!?)ad "
                  r"root (\d+) (sync|unsync)\W*(new|existing)?")
 #: The same from trace-cmd's plugin; only get_page has the gfn.
-_SP_PLUGIN = re.compile(r"(?:(new|existing) sp gfn (\w+) )?(\d+) q(\d)( direct)? ([wux-]{3})( invalid)? (!?)pae (!?)nxe "
-                        r"(!?)wp( smep)?( smap)?( smm)? root (\d+) (sync|unsync)")
+_SP_PLUGIN = re.compile(r"(?:(new|existing) sp gfn (\w+) )?(\d+) q(\d)( direct)? ([wux-]{3})( invalid)? (!?)pae "
+                        r"(!?)nxe (!?)wp( smep)?( smap)?( smm)? root (\d+) (sync|unsync)")
 #: The same from trace-cmd without plugins.
 _SP_RAW = re.compile(r"\[FAILED TO PARSE\] mmu_valid_gen=(\d+) gfn=(\d+) role=(\d+) root_count=(\d+) unsync=(\d+)"
                      r"(?: created=(\d+))?")
@@ -122,7 +122,7 @@ class Roles:
         """Fields of a plugin line: its bits put back in their places, then read with the right layout."""
         (created, gfn, level, quadrant, direct, access, invalid, no_pae, no_nx, no_wp, smep, smap, smm, root_count,
          unsync) = match.groups()
-        word = layouts.Layout("plugin", layouts.PLUGIN, (), ()).pack({
+        word = layouts.PLUGIN.pack({
             "level": int(level), "cr4_pae": not no_pae, "quadrant": int(quadrant), "direct": bool(direct),
             "access": layouts.LAYOUTS["6.12"].access.index(access), "invalid": bool(invalid), "nxe": not no_nx,
             "cr0_wp": not no_wp, "smep_andnot_wp": bool(smep), "smap_andnot_wp": bool(smap), "smm": bool(smm)})
@@ -187,11 +187,12 @@ class Record:
     time   nanoseconds of the trace clock, or None
     cpu, pid, task   where it happened (None if the file does not say)
     event  name; body  the kernel's text after it
+    role   the kernel's role word where the file has it (binary traces)
     """
 
-    __slots__ = ("_fields", "body", "cpu", "event", "line", "pid", "roles", "task", "time")
+    __slots__ = ("_fields", "body", "cpu", "event", "line", "pid", "role", "roles", "task", "time")
 
-    def __init__(self, line, time, cpu, pid, task, event, body, roles):
+    def __init__(self, line, time, cpu, pid, task, event, body, roles, role=None):
         self.line = line
         self.time = time
         self.cpu = cpu
@@ -200,6 +201,7 @@ class Record:
         self.event = event
         self.body = body
         self.roles = roles
+        self.role = role
         self._fields = _UNREAD
 
     @property
@@ -207,12 +209,14 @@ class Record:
         """The body taken apart: a dict; empty for an event that is not known here or does not parse."""
         if self._fields is _UNREAD:
             self._fields = parse_body(self.event, self.body, self.roles)
+            if self.role is not None and self._fields:
+                self._fields["role"] = self.role
         return self._fields or {}
 
     @property
     def understood(self):
         """False if the event is known but its body has none of the known forms."""
-        return self.fields is not None and self._fields is not None
+        return bool(self.fields) or self._fields is not None
 
     @property
     def text(self):
@@ -241,7 +245,7 @@ _COLUMNS = frozenset(("line", "time", "cpu", "pid", "task", "event"))
 
 def sp_text(fields):
     """The kernel's text of a shadow page from its fields; what is not known is written ?."""
-    f = {name: "?" for name in SP_FIELDS} | fields
+    f = dict.fromkeys(SP_FIELDS, "?") | fields
     gfn = f["gfn"] if f["gfn"] == "?" else f"{f['gfn']:x}"
     ad = "?ad" if f["ad"] == "?" else "ad" if f["ad"] else "!ad"
     created = "" if f["created"] == "?" else " new" if f["created"] else " existing"

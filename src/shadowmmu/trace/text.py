@@ -13,7 +13,7 @@ The binary reader uses the same functions through `body`, with a kernel's own ro
 rows do not have; these follow the arguments of `EVENTS` (`EXTRA`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..mmu import events
 from . import layouts, names
@@ -56,16 +56,17 @@ class _Style:
     """What a kernel version prints differently."""
 
     pferr: tuple = names.PFERR
-    vectors: dict = None
-    exits: dict = None
+    vectors: dict = field(default_factory=lambda: names.VECTORS)
+    exits: dict = field(default_factory=lambda: names.SVM_EXITS)
+    vmx_exits: dict = field(default_factory=lambda: names.VMX_EXITS)
     wide: bool = False                 # 7.2: access of spte_requested, intr_info at entry, requests at exit
 
 
 _STYLES = {
-    "5.15": _Style(vectors=names.VECTORS, exits=names.SVM_EXITS),
-    "6.1": _Style(vectors=names.VECTORS, exits=names.SVM_EXITS),
-    "6.12": _Style(vectors=names.VECTORS, exits=names.SVM_EXITS),
-    "7.2": _Style(names.PFERR_7_2, names.VECTORS_7_2, names.SVM_EXITS_7_2, True),
+    "5.15": _Style(),
+    "6.1": _Style(),
+    "6.12": _Style(),
+    "7.2": _Style(names.PFERR_7_2, names.VECTORS_7_2, names.SVM_EXITS_7_2, names.VMX_EXITS_7_2, True),
 }
 
 
@@ -197,8 +198,8 @@ class Formatter:
     def _fast_page_fault(self, a):
         vcpu, gva, code, sptep, old, new, spurious, fixed = a[:8]
         old_text = self._spte(old) if self._normalised else f"0x{old:x}" if old else "0"
-        return (f"vcpu {vcpu} gva {gva:x} error_code {names.flags(self.style.pferr, code)} sptep {self._pointer(sptep)} "
-                f"old {old_text} new {self._spte(new)} spurious {spurious} fixed {fixed}")
+        return (f"vcpu {vcpu} gva {gva:x} error_code {names.flags(self.style.pferr, code)} "
+                f"sptep {self._pointer(sptep)} old {old_text} new {self._spte(new)} spurious {spurious} fixed {fixed}")
 
     def _kvm_mmu_zap_all_fast(self, a):
         return f"kvm-mmu-valid-gen {a[0] & 0xFF} used_pages {a[1] & _U32:x}"
@@ -249,7 +250,7 @@ class Formatter:
             return names.symbol(self.style.exits, code)
         high = code & ~0xFFFF
         failed = names.flags(((names.VMX_FAILED_ENTRY, "FAILED_VMENTRY"),), high)
-        return f"{names.symbol(names.VMX_EXITS, code & 0xFFFF)}{' ' if high else ''}{failed}"
+        return f"{names.symbol(self.style.vmx_exits, code & 0xFFFF)}{' ' if high else ''}{failed}"
 
     def _kvm_entry(self, a):
         vcpu, rip, immediate_exit, info, error = a[:5]

@@ -46,6 +46,7 @@ class TextReader:
         self.lines = self.events = self.skipped = self.lost = 0
         self.stopped = None
         self._notes = []
+        self._last = None
 
     @property
     def notes(self):
@@ -114,7 +115,7 @@ class TextReader:
             number += 1
             m = match(line)
             if m is None:
-                self._other(line, out)
+                self._other(line, out[-1] if out else self._last)
                 continue
             task, pid, cpu, _flags, seconds, fraction, event, body = m.groups()
             scale = _SCALE.get(len(fraction)) or 10 ** max(0, 9 - len(fraction))
@@ -122,17 +123,19 @@ class TextReader:
                           task, event, body, roles))
         self.lines = number
         self.events += len(out)
+        if out:
+            self._last = out[-1]
         if last and text and not text.endswith("\n") and self.events:
             self._notes.append(f"the last line ({number}) has no end: the file may be cut off")
         return out
 
-    def _other(self, line, out):
-        """A line without the columns of an event."""
+    def _other(self, line, last):
+        """A line without the columns of an event; `last` is the record before it."""
         if not line or line[0] == "#":
             return
         lost = _LOST.search(line)
         if lost:
             self.lost += int(lost[1] or 1)
-        elif out and out[-1].event in ("tracing_mark_write", "print"):
-            out[-1].body += "\n" + line
+        elif last is not None and last.event in ("tracing_mark_write", "print"):
+            last.body += "\n" + line
         self.skipped += 1

@@ -272,11 +272,6 @@ def write_guest(handle, v, gpa, value, size):
 
 
 @core
-def is_present(spte):
-    return sptes.is_present(spte)
-
-
-@core
 def track_write(handle, v, gpa, size):
     vm = state.attach(handle)
     writes.track_write(vm, state.vcpu(vm, v), gpa, size)

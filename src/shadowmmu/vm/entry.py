@@ -5,7 +5,6 @@
     -> TLB_FLUSH_GUEST -> (triple fault?) -> event injection -> kvm_mmu_reload
 """
 
-from .. import state
 from ..mmu import counters, events, flush, roots
 from ..state import core
 from ..x86.bits import BP, DB, DF, MC, NMI, OF

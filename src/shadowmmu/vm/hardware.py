@@ -10,8 +10,22 @@ tables and nothing of the MMU.
 from .. import state
 from ..mmu import geometry, roles, sptes
 from ..state import core
-from ..x86.bits import (CR4_SMAP, CR4_SMEP, NX, PFERR_FETCH, PFERR_PRESENT, PFERR_RSVD, PFERR_USER, PFERR_WRITE,
-                        PT_ACCESSED, PT_DIRTY, PT_PAGE_SIZE, PT_PRESENT, PT_USER, PT_WRITABLE)
+from ..x86.bits import (
+    CR4_SMAP,
+    CR4_SMEP,
+    NX,
+    PFERR_FETCH,
+    PFERR_PRESENT,
+    PFERR_RSVD,
+    PFERR_USER,
+    PFERR_WRITE,
+    PT_ACCESSED,
+    PT_DIRTY,
+    PT_PAGE_SIZE,
+    PT_PRESENT,
+    PT_USER,
+    PT_WRITABLE,
+)
 from . import registers
 
 

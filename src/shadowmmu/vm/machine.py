@@ -19,7 +19,7 @@ from ..mmu import counters, events, flush, memslots, roles, warn
 from ..rules.fields import FIELDS
 from ..state import JIT, interpreted, layout
 from ..state.store import Config, Store
-from ..x86.bits import (CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER)
+from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER
 from . import calls, operations
 
 U64 = (1 << 64) - 1
@@ -503,8 +503,9 @@ class Vm:
             ring[1] += 1
             return
         at = events.RING_HEADER + n * len(self._row)
-        for i, value in enumerate((kind, *arguments)):
-            ring[at + i] = signed(value)
+        row = (kind, *arguments)
+        for i in self._row:
+            ring[at + i] = signed(row[i]) if i < len(row) else 0
         ring[0] = n + 1
 
     _row = range(layout.EVENT_WORDS)

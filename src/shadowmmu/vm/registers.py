@@ -22,9 +22,29 @@ set_efer, kvm_smm_changed, kvm_vcpu_reset, __set_sregs_common.
 from .. import state
 from ..mmu import contexts, flush, geometry, host, memslots, roles, roots
 from ..state import core
-from ..x86.bits import (CR0_CD, CR0_DEFINED, CR0_ET, CR0_NW, CR0_PE, CR0_PG, CR0_WP, CR3_PCID_MASK, CR4_LA57, CR4_PAE,
-                        CR4_PCIDE, CR4_PGE, CR4_PSE, CR4_SMEP, CR4_PKE, CR4_SMAP, EFER_LMA, EFER_LME, EFER_NX, EFER_SVME,
-                        PT_PRESENT)
+from ..x86.bits import (
+    CR0_CD,
+    CR0_DEFINED,
+    CR0_ET,
+    CR0_NW,
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR3_PCID_MASK,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PCIDE,
+    CR4_PGE,
+    CR4_PKE,
+    CR4_PSE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NX,
+    EFER_SVME,
+    PT_PRESENT,
+)
 
 PDPTR_CR0_BITS = CR0_CD | CR0_NW | CR0_PG
 PDPTR_CR4_BITS = CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP
@@ -162,7 +182,7 @@ def invalidate_pcid(vm, vcpu, pcid):
 @core
 def is_legal_cr3(vcpu, value):
     """kvm_vcpu_is_legal_cr3."""
-    return not value & contexts.rsvd_bits(vcpu.maxphyaddr, 63)
+    return value >> vcpu.maxphyaddr == 0
 
 
 @core

@@ -8,7 +8,7 @@ Capstone reads the bytes; this module turns the few instructions that exit into 
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import capstone
 from capstone import x86_const as x86
@@ -100,7 +100,7 @@ def linear_address(operand, hardware, length, bits):
     return base + offset & ADDRESS_BITS[64 if bits == 64 else 32]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _disassembler(bits):
     engine = capstone.Cs(capstone.CS_ARCH_X86, _MODES[bits])
     engine.detail = True

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import exits as ex
-from . import hooks, offsets as o, signals
+from . import hooks, signals
+from . import offsets as o
 from .errors import EngineError
 
 ES, CS, SS, DS, FS, GS = range(6)
@@ -787,7 +788,8 @@ class SvmHardware:
         self.set_mode(0x10, 0, 0)
 
     def _install_hooks(self):
-        from unicorn import unicorn_const as uc, x86_const as x86
+        from unicorn import unicorn_const as uc
+        from unicorn import x86_const as x86
         wanted = [(uc.UC_HOOK_INTR, hooks.on_interrupt, None),
                   (uc.UC_HOOK_INSN, hooks.on_in, x86.UC_X86_INS_IN),
                   (uc.UC_HOOK_INSN, hooks.on_out, x86.UC_X86_INS_OUT),

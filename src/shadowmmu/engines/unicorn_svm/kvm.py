@@ -21,7 +21,6 @@ from . import exits as svm
 from . import fast_path, guest_memory
 from .cpuid import EFER, PLAIN_MSRS, guest_cpuid
 from .emulate import FAILED, Emulator
-from .errors import EngineError
 from .hardware import CS, SvmHardware
 from .profile import AMD
 from .stepper import InstructionStepper

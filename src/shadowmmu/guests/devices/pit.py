@@ -155,7 +155,7 @@ class Pit:
             channel.stopped_at = tick - channel.begin if channel.counting else None
         elif channel.counting:
             # Modes 2 and 3 start anew at the gate's rising edge, 0 and 4 go on where they stopped.
-            channel.begin = tick - (channel.stopped_at if channel.mode in ONE_SHOT else 0)
+            channel.begin = tick - ((channel.stopped_at or 0) if channel.mode in ONE_SHOT else 0)
             channel.stopped_at = None
 
     def read(self, port: int) -> int:
