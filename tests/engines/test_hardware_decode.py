@@ -2,11 +2,12 @@
 """Decoding of the instructions behind exits; the lengths are also checked by executing them."""
 
 import pytest
-from test_hardware_harness import CODE, Machine, code
 
 from shadowmmu.engines.unicorn_svm import EngineError
 from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.decode import code_bits, decode, linear_address
+
+from .test_hardware_harness import CODE, Machine, code
 
 
 @pytest.mark.parametrize("text, write, number, gpr", [

@@ -4,11 +4,12 @@
 import struct
 
 import pytest
-from test_hardware_harness import CODE, GDT, IDT, STACK_TOP, TSS, Machine, code
 
 from shadowmmu.engines.unicorn_svm import EngineError
 from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.hardware import CS, SS
+
+from .test_hardware_harness import CODE, GDT, IDT, STACK_TOP, TSS, Machine, code
 
 HANDLER = 0x2000
 MODES = ["long", "la57", "pae", "unpaged32", "real"]

@@ -10,11 +10,12 @@ import threading
 import numba
 import numpy as np
 import pytest
-from test_hardware_harness import CODE, NX, RAM, STACK_TOP, TABLES, TSS, Machine, P, U, W, code
 
 from shadowmmu.engines.unicorn_svm import EngineError
 from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.hardware import CS, SS, SvmHardware
+
+from .test_hardware_harness import CODE, NX, RAM, STACK_TOP, TABLES, TSS, Machine, P, U, W, code
 
 HANDLER = 0x2000
 

@@ -8,10 +8,11 @@ import time
 
 import numba
 import numpy as np
-from test_hardware_harness import Machine, code
 
 from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.stepper import InstructionStepper
+
+from .test_hardware_harness import Machine, code
 
 
 def timed(count, machine, program, **options):

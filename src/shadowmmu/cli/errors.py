@@ -3,10 +3,11 @@
 
 from ..engines.unicorn_svm.errors import EngineError
 from ..guests.image import GuestImageError
+from ..state import PatchError
 from ..trace.errors import TraceError
 from ..vm import VmError
 
-USER_ERRORS = (EngineError, GuestImageError, TraceError, VmError)
+USER_ERRORS = (EngineError, GuestImageError, PatchError, TraceError, VmError)
 
 
 class UsageError(Exception):

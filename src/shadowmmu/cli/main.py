@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 the answer is "no" (guest failed, difference found), 2 the
 Rooms are imported inside the commands: `--help` needs no compiled core.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -47,9 +48,12 @@ def run(
     max_instructions: Annotated[int | None, typer.Option(help="Stop after so many guest instructions.")] = None,
     la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
+    patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
+                                                      "says how).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console; show progress instead.")] = False,
 ):
     """Run a guest on the shadow page tables and print what the MMU did."""
+    _with_patch(patch)
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
@@ -67,11 +71,28 @@ def compare_run(
     _finish(command.main, run_dir, as_json=json, timeout=timeout)
 
 
+@trace_app.command("function-parity")
+def function_parity(
+    run_dir: Annotated[str, typer.Argument(help="ROOT/logs/<kernel>/<guest>.functions.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+):
+    """Hold the calls of the interpreted core against the kernel's function trace."""
+    from .function_parity import main as command
+    _finish(command, run_dir, as_json=json)
+
+
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 def bench(context: typer.Context):
     """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
     from ..lab.bench import command
     _finish(command, context.args)
+
+
+def _with_patch(path):
+    """Functions are replaced before the core is imported and compiled: start again with the patch in the environment."""
+    if path is not None and os.environ.get("SHADOWMMU_PATCH") != path:
+        os.environ["SHADOWMMU_PATCH"] = path
+        os.execv(sys.executable, [sys.executable, "-m", "shadowmmu", *sys.argv[1:]])
 
 
 def _finish(command, *arguments, **options):

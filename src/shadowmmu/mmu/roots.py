@@ -238,6 +238,18 @@ def alloc_shadow_roots(vm, vcpu, ctx):
             return OK
         vcpu.requests |= flush.REQ_TRIPLE_FAULT
         return ENO_ROOT
+    absent = 0
+    if level == 3:
+        # before the lock is taken: all four are checked before any root is made
+        for i in range(4):
+            pdptr = ctx.pdptrs[i]
+            if not pdptr & PT_PRESENT:
+                absent |= 1 << i
+            elif not is_visible_gfn(vm, vcpu, geometry.entry_frame(pdptr)):
+                if not state.rules(vm).dummy_root:
+                    vcpu.requests |= flush.REQ_TRIPLE_FAULT
+                    return ENO_ROOT
+                absent |= 1 << i
     if not reclaim.make_pages_available(vm):
         return ENOSPC
     if level >= 4:
@@ -248,12 +260,11 @@ def alloc_shadow_roots(vm, vcpu, ctx):
         ctx.root_pgd = pgd
         return OK
     for i in range(4):
+        if absent >> i & 1:
+            write_pae_root(vm, ctx, i, 0)
+            continue
         if level == 3:
-            pdptr = ctx.pdptrs[i]
-            gfn = geometry.entry_frame(pdptr)
-            if not pdptr & PT_PRESENT or not is_visible_gfn(vm, vcpu, gfn):
-                write_pae_root(vm, ctx, i, 0)
-                continue
+            gfn = geometry.entry_frame(ctx.pdptrs[i])
         # 32-bit: each PAE directory shadows a quarter of the guest's page directory
         root = alloc_root(vm, vcpu, ctx, gfn, i if level == 2 else 0, 2)
         if root == INVALID_PAGE:

@@ -31,6 +31,7 @@ NAMES = {
     22: "kvm_mmu_invalidate_addr: not the current MMU",
     23: "reserved bits set in a shadow-present spte",
     24: "root_count below zero",
+    25: "kvm_mmu_write_protect_fault: an MMIO address in a memslot (the per-vCPU MMIO cache is stale)",
 }
 
 

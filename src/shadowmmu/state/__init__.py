@@ -14,11 +14,12 @@
 from .mode import JIT
 
 from . import interpreted
+from .patch import PATCH, PatchError
 
 if JIT:
     from . import cache
 
-    cache.place()
+    cache.place(PATCH.text)
     from . import compiled
     from .compiled import (attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot,
                            sync_vector, vcpu, walker, words, words32)
@@ -35,5 +36,6 @@ def define_rules(fields):
         compiled.define_rules(fields)
 
 
-__all__ = ["JIT", "attach", "context", "core", "define_rules", "desc", "fault", "interpreted", "meta", "meta2",
-           "meta3", "octets", "page", "rules", "slot", "sync_vector", "vcpu", "walker", "words", "words32"]
+__all__ = ["JIT", "PATCH", "PatchError", "attach", "context", "core", "define_rules", "desc", "fault", "interpreted",
+           "meta", "meta2", "meta3", "octets", "page", "rules", "slot", "sync_vector", "vcpu", "walker", "words",
+           "words32"]

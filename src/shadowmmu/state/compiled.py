@@ -11,18 +11,14 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from . import layout
+from .patch import PATCH
 
 _njit = numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-
-#: Every core function by "module.name", for progress and for patches.
-registry: dict = {}
 
 
 def core(function):
     """Compile a function of the core on its first call; the result is cached on disk."""
-    compiled = _njit(function)
-    registry[f"{function.__module__}.{function.__name__}"] = compiled
-    return compiled
+    return _njit(PATCH.apply(function))
 
 
 def _dtype(fields):

@@ -6,13 +6,14 @@ IndexError at the line that computed it.  A record object is a pair (64-bit view
 """
 
 from . import layout
+from .patch import PATCH
 
 U64 = (1 << 64) - 1
 
 
 def core(function):
-    """Mark a function of the core; interpreted, it stays what it is."""
-    return function
+    """Mark a function of the core; interpreted, it stays what it is, unless a patch replaces it."""
+    return PATCH.apply(function)
 
 
 def _wrap(value):

@@ -117,6 +117,8 @@ def open_trace(path, kernel=None, progress=None):
         raise TraceError(error.strerror or str(error), name) from None
     try:
         yield make_reader(stream, name, kernel, progress)
+    except BrokenPipeError:  # the caller's output, not the file
+        raise
     except (OSError, zlib.error) as error:
         raise TraceError(f"cannot be read: {error}", name) from None
     finally:

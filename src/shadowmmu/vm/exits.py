@@ -7,7 +7,7 @@
 """
 
 from .. import state
-from ..mmu import events, faults, inject, mmio, roles, roots, writes
+from ..mmu import events, faults, inject, mmio, roles, roots, warn, writes
 from ..state import core
 from ..x86.bits import PFERR_GUEST_PAGE, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE
 
@@ -29,6 +29,9 @@ def write_protect_fault(vm, vcpu, addr, error_code):
         return EMULATE
     vcpu.last_retry_eip = 0
     vcpu.last_retry_addr = 0
+    if mmio.in_cache(vm, vcpu, addr, direct):
+        warn.warn(vm, 25)
+        return EMULATE
     table_write = PFERR_GUEST_PAGE | PFERR_WRITE | PFERR_PRESENT
     if direct and error_code & table_write == table_write or not direct and inject.needs_reinjection(vcpu):
         if writes.unprotect_gfn_and_retry(vm, vcpu, addr):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from .. import rules as rule_sets
 from ..mmu import counters, events, flush, memslots, roles, warn
 from ..rules.fields import FIELDS
-from ..state import JIT, interpreted, layout
+from ..state import JIT, PATCH, interpreted, layout
 from ..state.store import Config, Store
 from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER
 from . import calls, operations
@@ -85,6 +85,12 @@ class ShadowPage:
     @property
     def access(self):
         return (self.role & roles.ACCESS) >> roles.ACCESS_SHIFT
+
+    def __str__(self):
+        state = f"{'unsync ' if self.unsync else ''}{'direct ' if self.direct else ''}root_count {self.root_count}"
+        entries = ", ".join(f"{index}: {spte:#x}" for index, spte in list(self.sptes.items())[:4])
+        more = f" and {len(self.sptes) - 4} more" if len(self.sptes) > 4 else ""
+        return f"gfn {self.gfn:#x} level {self.level} role {self.role:#x} {state} sptes {{{entries}{more}}}"
 
 
 @dataclass(frozen=True)
@@ -313,6 +319,7 @@ class Vm:
     """
 
     def __init__(self, memory=16 << 20, *, rules=rule_sets.DEFAULT, vcpus=1, config=None, record=events.ALL):
+        PATCH.check()
         if isinstance(rules, str):
             if rules not in rule_sets.RULES:
                 raise VmError(f"no rules named {rules!r}; there are: {', '.join(rule_sets.RULES)}")
@@ -344,9 +351,15 @@ class Vm:
         if (gpa | size | hva) % self.page_size or size <= 0 or hva + size > self.view.n_hva * self.page_size:
             raise VmError(f"memslot {slot}: gpa {gpa:#x} size {size:#x} hva {hva:#x} does not fit")
         flags = (memslots.READONLY if readonly else 0) | (memslots.LOG_DIRTY_PAGES if log_dirty else 0)
+        self._refuse_high(slot, gpa + size)
         n = self.page_size
         self._slot_call(calls.create_memslot(self.handle, as_id, slot, gpa // n, size // n, hva // n, flags),
                         f"memslot {slot}")
+
+    def _refuse_high(self, slot, end):
+        """shadowed_translation keeps 28 bits of a gfn (the kernel 52)."""
+        if end // self.page_size > 1 << 28:
+            raise VmError(f"memslot {slot}: ends at gpa {end:#x}; guest memory above page 2^28 is not supported")
 
     def delete_memslot(self, slot, *, as_id=0):
         """KVM_SET_USER_MEMORY_REGION with size 0."""
@@ -354,11 +367,13 @@ class Vm:
 
     def move_memslot(self, slot, gpa, *, as_id=0):
         """The same memory at another guest address."""
+        self._refuse_high(slot, gpa + next((s.size for s in self.memslots if (s.id, s.as_id) == (slot, as_id)), 0))
         self._slot_call(calls.move_memslot(self.handle, as_id, slot, gpa // self.page_size), f"move memslot {slot}")
 
     def log_dirty(self, slot, on, *, as_id=0):
         """Switch dirty logging."""
-        flags = memslots.LOG_DIRTY_PAGES if on else 0
+        flags = next((s.flags for s in self.memslots if (s.id, s.as_id) == (slot, as_id)), 0) & memslots.READONLY
+        flags |= memslots.LOG_DIRTY_PAGES if on else 0
         self._slot_call(calls.set_memslot_flags(self.handle, as_id, slot, flags), f"memslot {slot} flags")
 
     def dirty_log(self, slot, *, as_id=0):

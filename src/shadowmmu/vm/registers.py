@@ -235,7 +235,7 @@ def reset(vm, vcpu):
     old_cr0 = vcpu.cr0
     vcpu.smm = 0
     vcpu.efer = 0
-    vcpu.cr0 = CR0_ET
+    vcpu.cr0 = CR0_ET | old_cr0 & (CR0_NW | CR0_CD)
     vcpu.cr4 = 0
     vcpu.cr3 = 0
     vcpu.cs_l = 0

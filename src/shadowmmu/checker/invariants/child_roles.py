@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A linked table's role follows from its parent's.
+
+    same: efer_nx cr0_wp smep smap ad_disabled guest_mode smm     level: one less     passthrough: 0
+    free: access, direct, quadrant                                 4-byte gptes: quadrant == index & 1
+    a linked table is valid; a direct parent has direct children
+
+Dossier 2.3, row "cpu_role / root_role", I1 (what is reused matches in role), I5, I6 (invalid pages are nobody's child).
+Access need not shrink from parent to child: with CR0.WP=0 a direct table below a read-only entry may be writable
+(dossier 3.2, step 5).
+"""
+
+from ...mmu import roles
+from .picture import look
+
+FREE = roles.LEVEL | roles.ACCESS | roles.DIRECT | roles.QUADRANT | roles.PASSTHROUGH
+
+
+def check(vm):
+    p, out = look(vm), []
+    for link in p.links:
+        parent, child = link.parent, link.child
+        if child is None:
+            continue
+        where = f"entry {link.index} of {parent} leads to {child}"
+        if child.invalid or child.record.mmu_valid_gen != parent.record.mmu_valid_gen:
+            out.append(f"{where}, which is not valid")
+        elif child.level != parent.level - 1 or (child.role ^ parent.role) & ~FREE or child.role & roles.PASSTHROUGH:
+            out.append(f"{where}: roles do not fit")
+        elif child.role & roles.HAS_4_BYTE_GPTE \
+                and (child.role & roles.QUADRANT) >> roles.QUADRANT_SHIFT != link.index & 1:
+            out.append(f"{where}: wrong quadrant")
+    for page in p.pages.values():
+        if page.invalid and any(link.parent is page for link in p.links):
+            out.append(f"{page} is invalid and still has children")
+    return out

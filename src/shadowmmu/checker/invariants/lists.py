@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every page is on the lists where it belongs.
+
+    active list    every page that is not invalid, once; obsolete ones behind all current ones (reclaim and
+                   zap-obsolete work from the tail and stop at the first current page)
+    no list        invalid pages that are still roots
+    invalid list   empty between operations: who prepares a zap commits it
+    hash chain     every page in use, once, in the bucket of its gfn
+
+Dossier 2.3, rows "hash table" and "active list", I6 (an invalid page is never found and never reused).
+"""
+
+from collections import Counter
+
+from ...state import interpreted, layout
+from .picture import look
+
+#: hash_64 of include/linux/hash.h: GOLDEN_RATIO_64, upper 12 bits (KVM_MMU_HASH_SHIFT).
+GOLDEN_RATIO_64 = 0x61C8864680B583EB
+
+
+def _walk(p, which, out):
+    ids, i, before = [], p.view.list_head[which], -1
+    while i >= 0 and len(ids) <= p.view.n_pages:
+        record = interpreted.page(p.view, i)
+        if record.prev != before or record.list != which:
+            out.append(f"page {i}: prev {record.prev}, list {record.list}; found behind {before} on list {which}")
+        ids.append(i)
+        before, i = i, record.next
+    if p.view.list_tail[which] != before:
+        out.append(f"list {which} ends at page {before}, its tail says {p.view.list_tail[which]}")
+    return ids
+
+
+def check(vm):
+    p, out = look(vm), []
+    active = _walk(p, layout.ACTIVE_LIST, out)
+    for which in (layout.INVALID_LIST, layout.OBSOLETE_LIST):
+        if _walk(p, which, out):
+            out.append(f"list {which} is not empty between operations")
+    for i, n in Counter(active).items():
+        if n > 1 or i not in p.pages:
+            out.append(f"page {i} is on the active list {n} times" + ("" if i in p.pages else ", but not in use"))
+        elif p.pages[i].invalid:
+            out.append(f"{p.pages[i]} is invalid and on the active list")
+    for page in p.pages.values():
+        if not page.invalid and page.id not in active:
+            out.append(f"{page} is not on the active list")
+        if page.invalid and not page.record.root_count:
+            out.append(f"{page} is invalid, no root, and not freed")
+    current = [interpreted.page(p.view, i).mmu_valid_gen == p.view.mmu_valid_gen for i in active]
+    if current != sorted(current, reverse=True):
+        out.append("a page of the current generation stands behind an obsolete one on the active list")
+    return out + _hash(p)
+
+
+def _hash(p):
+    out, seen = [], Counter()
+    heads = interpreted.words(p.view, p.view.hash)
+    for bucket in range(p.view.n_hash):
+        i, before = heads[bucket], -1
+        while i >= 0 and seen[i] < 2:
+            record = interpreted.page(p.view, i)
+            seen[i] += 1
+            if record.hash_prev != before:
+                out.append(f"page {i}: hash_prev {record.hash_prev}, found behind {before}")
+            right = (record.gfn * GOLDEN_RATIO_64 & (1 << 64) - 1) >> 52 & p.view.n_hash - 1
+            if bucket != right:
+                out.append(f"page {i} is in bucket {bucket}, its gfn belongs to {right}")
+            before, i = i, record.hash_next
+    for i in set(seen) | set(p.pages):
+        if seen[i] != (i in p.pages):
+            out.append(f"page {i} is in hash chains {seen[i]} times, in use: {i in p.pages}")
+    return out

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Known deviations of real KVM: behaviour that the architecture does not permit and that our rules share with the kernel.
+
+    shadowmmu check --aside other-pcids --aside pse-role      searches for what else there is
+
+Each has a name, a story, what setting it aside does (it widens what is permitted by exactly that deviation, or leaves out
+the operation that alone leads to it), and the smallest script known (None: withheld).
+"""
+
+from collections import namedtuple
+
+Deviation = namedtuple("Deviation", "bit story aside script")
+
+OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING = (
+    1 << i for i in range(7))
+
+DEVIATIONS = {
+    "other-pcids": Deviation(
+        OTHER_PCIDS,
+        "A CPU fills its TLB under the current PCID only (SDM vol. 3 4.10.2.2).  KVM keeps a cached root of another PCID "
+        "through INVPCID type 2 and 3 and CR4.PGE (kvm_mmu_sync_prev_roots frees only those that are unsync "
+        "at that moment); "
+        "a table that both roots share and that becomes unsync later is stale in it after MOV CR3 NOFLUSH.",
+        "the TLB of a PCID may be filled from its cached root while another PCID is current",
+        """machine pcid
+v0 mov cr3 = root(gfn=1, pcid=2, noflush)
+v0 load 0x1a0
+v0 invpcid 3 pcid=0 0x60
+v0 store 0x20 = pte(gfn=8, P|W|U)
+v0 mov cr3 = root(gfn=1, noflush)
+"""),
+    "nx-role": Deviation(
+        NX_ROLE,
+        "With EFER.NXE=0 bit 63 of an entry is reserved and must fault (SDM vol. 3 4.4.2, 4.5.4).  KVM "
+        "forces efer_nx in the role "
+        "of every shadow page (112022bdb5bc), so pages made with NXE=1 are used again after it is cleared, "
+        "whatever is flushed.",
+        "operations that change EFER.NXE are skipped (INIT, too)",
+        """machine pcid
+v0 store 0x28 = pte(gfn=9, P|W|U|A|D|NX)
+v0 fetch 0x1e0 user
+v0 wrmsr efer = LME
+v0 mov cr3 = root(gfn=1, pcid=2)
+"""),
+    "pse-role": Deviation(
+        PSE_ROLE,
+        "With CR4.PSE=0 bit 7 of a PDE is ignored and the entry refers to a page table (SDM vol. 3 4.3); a "
+        "change of CR4.PSE "
+        "flushes (APM vol. 2 5.5.2).  CR4.PSE is in the extended role of the MMU, not in the role of a page, so the shadow "
+        "of the page directory keeps its 4M entries.",
+        "operations that change CR4.PSE are skipped (INIT, too)",
+        """machine 32-bit
+v0 load 0x200
+v0 mov cr4 = 0
+"""),
+    "mmio-writable": Deviation(
+        MMIO_WRITABLE,
+        "An MMIO spte that waits to be replaced is taken for something else.  For a private report to the kernel's "
+        "maintainers: details and script are withheld (docs/findings.md).",
+        "MMIO sptes and the per-vCPU MMIO caches are dropped after every operation",
+        None),
+    "fault-keeps": Deviation(
+        FAULT_KEEPS,
+        "On an Intel CPU a #PF removes the translations of its address (SDM vol. 3 4.10.4.1).  "
+        "kvm_inject_emulated_page_fault does "
+        "so only for faults with P=1 and RSVD=0: after another one an old, more permissive translation can still be used.",
+        "a #PF removes nothing",
+        """machine intel
+v0 store 0x10 = pte(gfn=8589934600, P|W|U|A|D)
+v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
+"""),
+    "smm-protection": Deviation(
+        SMM_PROTECTION,
+        "account_shadowed() write-protects a new page table in the memslots of its own address space only.  A gfn that is "
+        "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
+        "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
+        "0f38453cdb2e; this protection does not.)",
+        "SMI is skipped",
+        """machine 4-level
+v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
+v0 smm enter
+v0 fetch 0x1a0 user
+v0 smm leave
+v0 store 0x28 = pte(gfn=9, P|W|U|A|D)
+v0 smm enter
+"""),
+    "mmio-cache-warning": Deviation(
+        CACHE_WARNING,
+        "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "
+        "kernel's maintainers: details and script are withheld (docs/findings.md).",
+        "this warning is not counted",
+        None),
+}
+
+
+def mask(names):
+    """Bits of the named deviations; KeyError for a name that is not there."""
+    value = 0
+    for name in names:
+        value |= DEVIATIONS[name].bit
+    return value

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What must hold after every operation (DESIGN section 6).
+
+    1  translation        what the hardware may hold permits no more than some permitted translation, to the same frame
+    2  fault              a #PF that was delivered is permitted: error code, CR2, and that it came at all
+    3  marks              A and D in guest tables, and nothing else of guest memory, changed by an access
+    4  livelock           an access ends within operations.MAX_EXITS exits
+    5  host               no spte of the hardware leads out of the VM's memory or into a read-only slot with W; dirty log
+                          complete; no WARN
+
+Each check notes the first failure in the area (`area.fail`); `FAILURES` says what the number means, what the architecture
+says, and what FAIL_A, FAIL_B, FAIL_C are.  Checks 1 to 3 rest once the host has written a guest page table behind the
+MMU's back: KVM does not see such writes (no tracking of userspace's own stores), and only promises that the host is safe.
+"""
+
+from .. import state
+from ..mmu import memslots
+from ..state import core
+from ..x86.bits import NX, PT_USER, PT_WRITABLE
+from . import architecture, known, tlb_model
+from . import area as areas
+
+(TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO) = range(1, 13)
+
+#: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
+CACHE_WARNING = 25
+
+FAILURES = {
+    # name, what it means, what A, B and C are
+    TRANSLATION: ("translation", "the CPU may use a translation that the architecture does not permit "
+                  "(SDM vol. 3 4.10.4.1, 4.6; APM vol. 2 5.5)", ("frame", "accesses the hardware permits",
+                                                                  "accesses some permitted translation permits")),
+    ACCESS: ("access", "an access succeeded that no permitted translation permits: wrong page, missing #PF, or A/D not set "
+             "(SDM vol. 3 4.6, 4.8, 4.10)", ("frame", "access", "accesses permitted")),
+    FAULT: ("fault", "a #PF was delivered that the architecture does not permit for this access, or with another error code "
+            "(SDM vol. 3 4.7, 4.10.4.3)", ("error code", "CR2", "access")),
+    VECTOR: ("vector", "an access raised an exception other than #PF", ("vector", "", "")),
+    MARKS: ("marks", "guest memory changed by more than the A and D bits of the walk (SDM vol. 3 4.8)",
+            ("RAM word", "before", "after")),
+    LIVELOCK: ("livelock", "the access does not get done in a bounded number of exits", ("access", "", "")),
+    DEAD: ("dead", "the vCPU cannot enter the guest although its root has memory", ("result", "", "")),
+    HOST: ("host", "the CPU may use a host frame that does not belong to the VM's memslots", ("frame", "", "")),
+    READONLY: ("readonly", "the CPU may write a page of a read-only memslot", ("frame", "gfn", "")),
+    DIRTY_LOG: ("dirty-log", "the CPU may write a page that the dirty log has as clean", ("frame", "gfn", "")),
+    WARNING: ("warning", "a condition that the kernel has a WARN or BUG for (mmu/warn.py)", ("number", "", "")),
+    NOT_MMIO: ("not-mmio", "an access was emulated as MMIO although no permitted translation leads to an address without "
+               "memory", ("access", "", "")),
+}
+
+
+@core
+def owner(vm, frame):
+    """hva page whose host frame this is now; -1 for none."""
+    hva = state.words(vm, vm.hva)
+    for i in range(vm.n_hva):
+        if hva[i] != -1 and hva[i] & ((1 << 56) - 1) == frame:
+            return i
+    return -1
+
+
+@core
+def host_page(vm, area, v, gva, frame, writable):
+    """Check 5 for one page that the CPU may use."""
+    page = owner(vm, frame)
+    if page < 0:
+        areas.fail(vm, area, HOST, v, gva, frame, 0, 0)
+        return
+    if not writable:
+        return
+    # the same host page may be in several slots; the mapping is one of theirs
+    space = 1 if state.vcpu(vm, v).smm else 0
+    clean = -1
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        if not slot.used or slot.as_id != space or not slot.hva <= page < slot.hva + slot.npages:
+            continue
+        gfn = slot.base_gfn + page - slot.hva
+        if slot.flags & memslots.READONLY:
+            continue
+        if not slot.flags & memslots.LOG_DIRTY_PAGES or memslots.gfn_meta(vm, i, gfn).dirty:
+            return
+        clean = gfn
+    if clean >= 0:
+        areas.fail(vm, area, DIRTY_LOG, v, gva, frame, clean, 0)
+    else:
+        areas.fail(vm, area, READONLY, v, gva, frame, page, 0)
+
+
+@core
+def translations(vm, area, v):
+    """Check 1 (and 5) for everything that the vCPU's hardware may use now."""
+    h = areas.head(vm, area)
+    vcpu = state.vcpu(vm, v)
+    held = areas.part(vm, area, v, areas.HELD)
+    hard = areas.part(vm, area, v, areas.HARDWARE_RIGHTS)
+    pcid = tlb_model.current_pcid(vm, vcpu)
+    for k in range(held[tlb_model.COUNT]):
+        at = tlb_model.ROWS + k * tlb_model.ROW_WORDS
+        name = held[at]
+        if name & tlb_model.KIND or name >> tlb_model.PCID_SHIFT != pcid:
+            continue
+        value = held[at + 2]
+        rights = 1 if value & PT_WRITABLE else 0
+        if value & PT_USER:
+            rights |= 2
+        if value & NX:
+            rights |= 4
+        real = hard[rights] + 0
+        if not real:
+            continue
+        size = (1 << (vm.level_bits * ((name & tlb_model.LEVEL) - 1))) << vm.page_shift
+        for i in range(h[areas.N_GVAS]):
+            gva = h[areas.GVAS + i] + 0
+            if gva & -size != held[at + 1]:
+                continue
+            frame = tlb_model.frame_of(vm, held, k, gva)
+            allowed = architecture.accesses_to(vm, area, v, i, frame)
+            if real & ~allowed:
+                allowed |= architecture.accesses_by_rows(vm, area, v, gva, frame)
+                if real & ~allowed and not h[areas.TAINTED]:
+                    areas.fail(vm, area, TRANSLATION, v, gva, frame, real, allowed)
+            host_page(vm, area, v, gva, frame, value & PT_WRITABLE != 0)
+
+
+@core
+def access_done(vm, area, v, gva, kind, frame):
+    """Check 1 for an access that reached a host frame (NO_SLOT: MMIO)."""
+    vcpu = state.vcpu(vm, v)
+    bit = architecture.access_bit(kind, vcpu.cpl, vcpu.ac)
+    h = areas.head(vm, area)
+    allowed = architecture.accesses_by_rows(vm, area, v, gva, frame)
+    for i in range(h[areas.N_GVAS]):
+        if h[areas.GVAS + i] == gva & -(1 << vm.page_shift):
+            allowed |= architecture.accesses_to(vm, area, v, i, frame)
+    if not allowed & bit and not h[areas.TAINTED]:
+        areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, allowed)
+
+
+@core
+def fault_delivered(vm, area, v, gva, kind):
+    """Check 2."""
+    vcpu = state.vcpu(vm, v)
+    if vcpu.exception_vector != 14:
+        areas.fail(vm, area, VECTOR, v, gva, vcpu.exception_vector, 0, 0)
+        return
+    error = vcpu.exception_error
+    permitted = vcpu.cr2 == gva and architecture.may_fault(vm, area, v, gva, kind, error)
+    if not permitted and not areas.head(vm, area)[areas.TAINTED]:
+        areas.fail(vm, area, FAULT, v, gva, error, vcpu.cr2, kind)
+    architecture.faulted(vm, area, v, gva)
+
+
+@core
+def marks(vm, area, v, gva, kind):
+    """Check 3."""
+    word = architecture.marks_wrong(vm, area, v, kind)
+    if word >= 0 and not areas.head(vm, area)[areas.TAINTED]:
+        areas.fail(vm, area, MARKS, v, gva, word, areas.common(vm, area, areas.SNAPSHOT)[word],
+                   state.words(vm, vm.ram)[word])
+
+
+@core
+def after_operation(vm, area):
+    """Checks 1 and 5 over all vCPUs that run guest code now."""
+    h = areas.head(vm, area)
+    architecture.settle(vm, area)
+    for v in range(vm.n_vcpus):
+        if not state.vcpu(vm, v).in_guest:
+            continue
+        new = tlb_model.sample(vm, area, v)
+        if new or h[areas.CHANGED] >> v & 1 or h[areas.CHANGED] < 0:
+            translations(vm, area, v)
+            h[areas.CHANGED] &= ~(1 << v)
+    if vm.last_warning == CACHE_WARNING and h[areas.ASIDE] & known.CACHE_WARNING:
+        vm.warnings = 0
+        vm.last_warning = 0
+    if vm.warnings:
+        areas.fail(vm, area, WARNING, -1, 0, vm.last_warning, 0, 0)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A changed MMU: functions of the core replaced from a file before anything is compiled.
+
+    # change.py
+    @replaces("mmu.unsync.try_to_unsync_pages")
+    def try_to_unsync_pages(vm, slot, gfn, can_unsync, prefetch):    # sees the names of shadowmmu.mmu.unsync
+        return 0
+
+    SHADOWMMU_PATCH=change.py shadowmmu run        or        shadowmmu run --patch change.py
+
+A replacement lives in the module of the function it replaces: it may use that module's names, and callers in other
+modules get it, because the core calls across modules as `module.function(...)`.  The text of the file is part of the
+key of the cache folder, so patched and unpatched code never mix.
+"""
+
+import ast
+import os
+
+PACKAGE = __name__.split(".", 1)[0]
+
+
+class PatchError(Exception):
+    """The patch file cannot be used; the message says what and where."""
+
+
+class Patch:
+    """What a patch file replaces.  Problems are kept for `check`: this runs while the core is being imported."""
+
+    def __init__(self, path):
+        self.path, self.text, self.problem = path, "", None
+        self.functions, self.applied = {}, set()
+        if not path:
+            return
+        try:
+            with open(path, encoding="utf-8") as file:
+                self.text = file.read()
+            tree = ast.parse(self.text, path)
+        except OSError as error:
+            self.problem = f"{path}: {error.strerror}"
+        except SyntaxError as error:
+            self.problem = f"{path}:{error.lineno}: {error.msg}"
+        except ValueError as error:
+            self.problem = f"{path}: {error}"
+        else:
+            for node in tree.body:
+                self._read(node)
+
+    def _read(self, node):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            return  # a docstring
+        target = _target(node)
+        if target is None:
+            self._complain(node, 'only functions marked @replaces("room.module.function") may stand here')
+        elif target in self.functions:
+            self._complain(node, f"{target} is replaced twice")
+        else:
+            node.decorator_list = []
+            self.functions[target] = node
+
+    def _complain(self, node, text):
+        self.problem = self.problem or f"{self.path}:{node.lineno}: {text}"
+
+    def apply(self, function):
+        """The replacement of a core function, or the function itself."""
+        target = f"{function.__module__}.{function.__name__}".removeprefix(PACKAGE + ".")
+        node = self.functions.get(target)
+        if node is None or self.problem:
+            return function
+        code = function.__code__
+        expected = code.co_varnames[:code.co_argcount]
+        if tuple(argument.arg for argument in node.args.args) != expected:
+            self._complain(node, f"{target} takes ({', '.join(expected)})")
+            return function
+        self.applied.add(target)
+        made: dict = {}
+        exec(compile(ast.Module([node], []), self.path, "exec"), function.__globals__, made)
+        replacement = made[node.name]
+        replacement.__defaults__ = replacement.__defaults__ or function.__defaults__
+        return replacement
+
+    def check(self):
+        """Called when the whole core has been imported.  Raises PatchError."""
+        for target, node in self.functions.items():
+            if target not in self.applied:
+                self._complain(node, f"the core has no function {target}")
+        if self.problem:
+            raise PatchError(self.problem)
+
+
+def _target(node):
+    """X of a function marked @replaces("X"), or None."""
+    if not isinstance(node, ast.FunctionDef) or len(node.decorator_list) != 1:
+        return None
+    mark = node.decorator_list[0]
+    if not (isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "replaces"):
+        return None
+    if len(mark.args) != 1 or not isinstance(mark.args[0], ast.Constant) or not isinstance(mark.args[0].value, str):
+        return None
+    return mark.args[0].value
+
+
+PATCH = Patch(os.environ.get("SHADOWMMU_PATCH", ""))

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Patches: a replaced function is used by its callers, compiled and interpreted; a bad file gives one line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PATCH = '''"""No address is legal."""
+
+
+@replaces("mmu.contexts.rsvd_bits")
+def rsvd_bits(low, high):
+    return 77 if low > high else 0x1234
+'''
+USE = "from shadowmmu.mmu import contexts; print(contexts.rsvd_bits(1, 2), contexts.rsvd_bits(2, 1))"
+
+
+def python(code, patch, tmp_path, jit="0", arguments=("-c",)):
+    path = tmp_path / "change.py"
+    path.write_text(patch, encoding="utf-8")
+    return subprocess.run([sys.executable, *arguments, code], capture_output=True, text=True, timeout=200,
+                          env={**os.environ, "SHADOWMMU_PATCH": str(path), "SHADOWMMU_JIT": jit})
+
+
+@pytest.mark.parametrize("jit", ["0", "1"])
+def test_the_replacement_is_used(tmp_path, jit):
+    assert python(USE, PATCH, tmp_path, jit).stdout == "4660 77\n"
+
+
+def test_callers_use_it(tmp_path):
+    """MOV to CR3 asks is_legal_cr3; where no CR3 is legal it ends in #GP(0)."""
+    patch = '@replaces("vm.registers.is_legal_cr3")\ndef is_legal_cr3(vcpu, value):\n    return False\n'
+    code = "from shadowmmu.vm import Vm; Vm(1 << 20).vcpus[0].set_cr3(0x1000)"
+    assert "GuestFault: guest exception, vector 13 error code 0x0" in python(code, patch, tmp_path).stderr
+    assert python(code, "", tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("def f(:\n", "change.py:1: "),
+    ("x = 1\n", 'change.py:1: only functions marked @replaces("room.module.function") may stand here'),
+    ('@replaces("mmu.zap.nothing")\ndef f():\n    return 0\n', "change.py:2: the core has no function mmu.zap.nothing"),
+    ('@replaces("mmu.contexts.rsvd_bits")\ndef f(a):\n    return 0\n',
+     "change.py:2: mmu.contexts.rsvd_bits takes (low, high)"),
+])
+def test_bad_patches(tmp_path, text, message):
+    done = python("run", text, tmp_path, arguments=("-m", "shadowmmu"))
+    assert done.returncode == 2
+    assert message in done.stderr and done.stderr.count("\n") == 1
