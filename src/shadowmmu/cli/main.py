@@ -50,7 +50,7 @@ def run(
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No guest console; show progress instead.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
 ):
     """Run a guest on the shadow page tables and print what the MMU did."""
     _with_patch(patch)

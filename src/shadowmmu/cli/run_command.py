@@ -86,12 +86,39 @@ def kernel_of(rules):
     return ".".join(rules.removeprefix("linux-").split(".")[:2])
 
 
-def progress_line(machine):
-    """One line on the terminal while a guest runs."""
-    stat, vcpu = machine.vm.stat, machine.vcpu.stat
-    sys.stderr.write(f"\r{machine.hardware.instruction_count / 1e6:10.1f} M instructions"
-                     f"  {vcpu['pf_taken']:>10,} faults  {stat['mmu_page_created']:>8,} shadow pages made\x1b[K")
-    sys.stderr.flush()
+class Console:
+    """The guest's serial output, and a progress line on a terminal below it whenever a line of output is complete."""
+
+    def __init__(self, out, quiet):
+        self.out, self.quiet = out, quiet
+        self.progress_wanted = sys.stderr.isatty()
+        self.line_complete, self.progress_shown = True, False
+
+    def clear(self):
+        """Take the progress line away."""
+        if self.progress_shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self.progress_shown = False
+
+    def write(self, data):
+        """Serial bytes from the guest."""
+        if self.quiet:
+            return
+        self.clear()
+        self.out.write(data.decode("latin-1"))
+        self.out.flush()
+        self.line_complete = data.endswith(b"\n")
+
+    def progress(self, machine):
+        """How far the guest is."""
+        if not self.line_complete:
+            return
+        stat, vcpu = machine.vm.stat, machine.vcpu.stat
+        sys.stderr.write(f"\r{machine.hardware.instruction_count / 1e6:10.1f} M instructions"
+                         f"  {vcpu['pf_taken']:>10,} faults  {stat['mmu_page_created']:>8,} shadow pages made\x1b[K")
+        sys.stderr.flush()
+        self.progress_shown = True
 
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
@@ -109,17 +136,15 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
                           memory << 20 if memory else None, pcid)
     out = sys.stderr if as_json else sys.stdout
     log = EventFile(events, rules) if events else None
-    console = None if quiet else lambda data: (out.write(data.decode("latin-1")), out.flush())
-    shown = sys.stderr.isatty() and not as_json and quiet
+    console = Console(out, quiet)
     try:
-        outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], on_output=console, on_rows=log,
+        outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], on_output=console.write, on_rows=log,
                               timeout=timeout, max_instructions=max_instructions, la57=la57,
-                              progress=progress_line if shown else None)
+                              progress=console.progress if console.progress_wanted else None)
     finally:
         if log:
             log.close()
-    if shown:
-        sys.stderr.write("\r\x1b[K")
+    console.clear()
     data = results(outcome)
     if log:
         data["events"] = log.count
