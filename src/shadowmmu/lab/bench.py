@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 
 from ..mmu import events
 from ..state import JIT
-from . import environment, guest, limit, report
+from . import environment, guest, limit, readers, report
 from .errors import BenchError, LimitMissing
 from .growth import measure_growth, page_bytes
 from .measured import Measured, compare
@@ -48,7 +48,8 @@ class Row:
 
 @dataclass
 class Results:
-    """Everything that was measured.  no_c: why there is no C column.  agree: operations whose outcomes were equal."""
+    """Everything that was measured.  no_c: why there is no C column.  agree: operations whose outcomes were equal.
+    readers: `Throughput` of the trace readers."""
 
     machine: dict
     options: Options
@@ -57,6 +58,7 @@ class Results:
     growth: list
     page_bytes: dict
     agree: list
+    readers: list = field(default_factory=list)
 
 
 def calibrate(machine, seconds):
@@ -135,7 +137,8 @@ def run(options=None, progress=lambda text: None):
     for pages in options.growth:
         progress(f"growth to {pages}")
         growth.append(measure_growth(pages, options.rounds, functions))
-    return Results(machine, options, no_c, rows, growth, page_bytes(), [row.name for row in rows])
+    return Results(machine, options, no_c, rows, growth, page_bytes(), [row.name for row in rows],
+                   [] if options.only else readers.measure(options))
 
 
 def tell(text):

@@ -42,4 +42,7 @@ def text(results):
     if len(sides) > 1:
         out.append(f"{', '.join(sides)}: equal counters, A/D bits and state bytes "
                    f"in {len(results.agree)} of {len(results.rows)}")
+    if results.readers:
+        out += ["", f"{'trace readers':24}{'events/s':>12}{'MB/s':>10}"]
+        out += [f"{row.name:24}{number(row.events):>12}{row.octets / 1e6:>10.1f}" for row in results.readers]
     return "\n".join(out)
