@@ -120,7 +120,7 @@ def test_calls_of_a_recorded_guest(guest):
 
 
 def test_a_directory_without_a_function_trace(tmp_path):
-    result = subprocess.run([sys.executable, "-m", "shadowmmu.cli.function_parity", tmp_path], capture_output=True, text=True,
-                            timeout=120)
+    result = subprocess.run([sys.executable, "-m", "shadowmmu", "trace", "function-parity", tmp_path],
+                            capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("shadowmmu: ") and "not a recorded run" in result.stderr

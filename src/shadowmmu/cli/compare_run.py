@@ -5,7 +5,7 @@ import json
 
 from ..guests import golden, recorded
 from ..state import interpreted
-from ..trace import compare, dump
+from ..trace import compare, dump, normalise
 from ..trace.runs import RecordedRun
 from ..trace.text import Formatter
 
@@ -54,7 +54,7 @@ def run(run_dir, *, timeout=None, progress=None):
     formatter = Formatter(recording.kernel, guest_frames=guest_frames(states.vm), marks=outcome.marks)
     lines = [formatter.normal(row) for row in outcome.rows]
     return compare.compare_run(recording, compare.RunResult(
-        events=[line for line in lines if not line.endswith("[reinjected]")], dumps=states.dumps, values=outcome.lines,
+        events=[line for line in lines if not normalise.is_reinjection(line)], dumps=states.dumps, values=outcome.lines,
         memory=outcome.memory, stats=outcome.stats, registers=outcome.registers))
 
 

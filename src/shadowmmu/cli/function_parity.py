@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run recorded guests here and hold the MMU's function calls against the kernel's function trace.
 
-    python -m shadowmmu.cli.function_parity [--json] golden/logs/6.12/*.functions
+    shadowmmu trace function-parity [--json] golden/logs/6.12/*.functions
 
 The core is interpreted for it: compiled functions cannot be watched.
 """
@@ -9,7 +9,6 @@ The core is interpreted for it: compiled functions cannot be watched.
 import dataclasses
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ..state import JIT
 from ..trace import functions
 from ..trace.errors import TraceError
 from ..trace.runs import RecordedRun, read_bytes
+from .restart import restart
 
 # What needs the core is imported where it is used: imported in compiled mode, it would be compiled for nothing.
 
@@ -83,16 +83,8 @@ def run(run_dir):
             functions.compare(theirs, ours, names - whole.unequal.keys()))
 
 
-def _interpreted(arguments):
-    """Start again with the interpreter if this process has the compiled core."""
-    if JIT:
-        os.environ["SHADOWMMU_JIT"] = "0"
-        os.execv(sys.executable, [sys.executable, "-m", "shadowmmu.cli.function_parity", *arguments])
-
-
-def main(run_dir, as_json=False):
-    """Body of the command for one run: 0 when every mapped call of the kernel is matched in order, 1 when not."""
-    _interpreted([*(["--json"] if as_json else []), str(run_dir)])
+def report(run_dir, as_json):
+    """Print the figures of one run: 0 when every mapped call of the kernel is matched in order, 1 when not."""
     whole, rest, equal = run(run_dir)
     name = "/".join(Path(run_dir).resolve().parts[-2:])
     if as_json:
@@ -101,27 +93,18 @@ def main(run_dir, as_json=False):
                           "equally_often": dataclasses.asdict(equal)}))
     else:
         print(name)
-        for title, report in (("all", whole), (f"without {functions.MOST_CALLED}", rest),
+        for title, figures in (("all", whole), (f"without {functions.MOST_CALLED}", rest),
                               ("functions with equal counts", equal)):
-            print(f"  calls in order {report.calls_matched_in_order:>9,} of {report.calls_total:,}"
-                  f" (ours {report.calls_ours:,}), {title}")
+            print(f"  calls in order {figures.calls_matched_in_order:>9,} of {figures.calls_total:,}"
+                  f" (ours {figures.calls_ours:,}), {title}")
         print(f"  equal counts   {whole.functions_with_equal_count:>9,} of {whole.functions_total:,} functions")
         for ours, (a, b) in whole.unequal.items():
             print(f"    {' = '.join((ours, *functions.KERNEL_NAMES[ours])):<90} kernel {a:>7,}  here {b:>7,}")
     return 0 if whole.calls_matched_in_order == whole.calls_total else 1
 
 
-def _all(arguments):
-    """All directories of a command line: the worst exit code, 2 for bad usage or bad input."""
-    _interpreted(arguments)
-    from .errors import USER_ERRORS
-    directories = [argument for argument in arguments if argument != "--json"]
-    try:
-        return max((main(directory, "--json" in arguments) for directory in directories), default=2)
-    except USER_ERRORS as error:
-        print(f"shadowmmu: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(_all(sys.argv[1:]))
+def main(run_dirs, *, as_json=False):
+    """Body of the command: the worst exit code of the runs."""
+    if JIT:
+        restart("SHADOWMMU_JIT", "0")
+    return max(report(run_dir, as_json) for run_dir in run_dirs)

@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..trace.commands import app as trace_app
+from .restart import restart
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="KVM's x86 shadow MMU, executable.")
@@ -53,7 +54,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
 ):
     """Run a guest on the shadow page tables and print what the MMU did."""
-    _with_patch(patch)
+    if patch is not None and os.environ.get("SHADOWMMU_PATCH") != patch:
+        restart("SHADOWMMU_PATCH", patch)
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
@@ -73,12 +75,12 @@ def compare_run(
 
 @trace_app.command("function-parity")
 def function_parity(
-    run_dir: Annotated[str, typer.Argument(help="ROOT/logs/<kernel>/<guest>.functions.")],
+    run_dirs: Annotated[list[str], typer.Argument(help="ROOT/logs/<kernel>/<guest>.functions; one or more.")],
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ):
     """Hold the calls of the interpreted core against the kernel's function trace."""
     from .function_parity import main as command
-    _finish(command, run_dir, as_json=json)
+    _finish(command, run_dirs, as_json=json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
@@ -86,13 +88,6 @@ def bench(context: typer.Context):
     """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
     from ..lab.bench import command
     _finish(command, context.args)
-
-
-def _with_patch(path):
-    """Functions are replaced before the core is imported and compiled: start again with the patch in the environment."""
-    if path is not None and os.environ.get("SHADOWMMU_PATCH") != path:
-        os.environ["SHADOWMMU_PATCH"] = path
-        os.execv(sys.executable, [sys.executable, "-m", "shadowmmu", *sys.argv[1:]])
 
 
 def _finish(command, *arguments, **options):

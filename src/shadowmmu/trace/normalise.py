@@ -75,6 +75,11 @@ def read_frames(text):
     return frames
 
 
+def is_reinjection(body):
+    """Rule `reinjected`, for an event's text (name, colon, rest)."""
+    return body.startswith("kvm_inj_exception:") and "[reinjected]" in body
+
+
 class Normaliser:
     """Applies the rules for the event log to the text of a tracefs `trace` file.
 
@@ -112,11 +117,10 @@ class Normaliser:
         name = body.partition(":")[0]
         if name in _WITH_FRAMES:
             body = self._frames(body)
-        if name == "kvm_inj_exception":
-            if "[reinjected]" in body:
-                self.touched["reinjected"] += 1
-                return None
-        elif name in ("kvm_exit", "kvm_entry", "kvm_nested_vmexit", "kvm_nested_vmexit_inject"):
+        if is_reinjection(body):
+            self.touched["reinjected"] += 1
+            return None
+        if name in ("kvm_exit", "kvm_entry", "kvm_nested_vmexit", "kvm_nested_vmexit_inject"):
             shorter = _EVENT_INFO.sub("", body)
             if shorter != body:
                 self.touched["event-info"] += 1

@@ -183,7 +183,7 @@ def retry_instruction(handle, v, addr, allowed, writes_page_table):
 @core
 def unprotect_and_retry(handle, v, addr):
     vm = state.attach(handle)
-    return emulation.unprotect_and_retry(vm, state.vcpu(vm, v), addr)
+    return writes.unprotect_gfn_and_retry(vm, state.vcpu(vm, v), addr)
 
 
 @core

@@ -89,9 +89,3 @@ def retry_instruction(vm, vcpu, addr, allowed, writes_page_table):
     if not state.rules(vm).unprotect_reworked:
         return writes.retry_instruction(vm, vcpu, addr, allowed, writes_page_table)
     return allowed and not writes_page_table and writes.unprotect_gfn_and_retry(vm, vcpu, addr)
-
-
-@core
-def unprotect_and_retry(vm, vcpu, addr):
-    """After a failure: zap what shadows the page, if anything does."""
-    return writes.unprotect_gfn_and_retry(vm, vcpu, addr)

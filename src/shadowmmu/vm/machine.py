@@ -361,19 +361,24 @@ class Vm:
         if end // self.page_size > 1 << 28:
             raise VmError(f"memslot {slot}: ends at gpa {end:#x}; guest memory above page 2^28 is not supported")
 
+    def _memslot(self, slot, as_id):
+        """A memslot by its number, or None."""
+        return next((s for s in self.memslots if (s.id, s.as_id) == (slot, as_id)), None)
+
     def delete_memslot(self, slot, *, as_id=0):
         """KVM_SET_USER_MEMORY_REGION with size 0."""
         self._slot_call(calls.delete_memslot(self.handle, as_id, slot), f"delete memslot {slot}")
 
     def move_memslot(self, slot, gpa, *, as_id=0):
         """The same memory at another guest address."""
-        self._refuse_high(slot, gpa + next((s.size for s in self.memslots if (s.id, s.as_id) == (slot, as_id)), 0))
+        old = self._memslot(slot, as_id)
+        self._refuse_high(slot, gpa + (old.size if old else 0))
         self._slot_call(calls.move_memslot(self.handle, as_id, slot, gpa // self.page_size), f"move memslot {slot}")
 
     def log_dirty(self, slot, on, *, as_id=0):
         """Switch dirty logging."""
-        flags = next((s.flags for s in self.memslots if (s.id, s.as_id) == (slot, as_id)), 0) & memslots.READONLY
-        flags |= memslots.LOG_DIRTY_PAGES if on else 0
+        old = self._memslot(slot, as_id)
+        flags = (old.flags & memslots.READONLY if old else 0) | (memslots.LOG_DIRTY_PAGES if on else 0)
         self._slot_call(calls.set_memslot_flags(self.handle, as_id, slot, flags), f"memslot {slot} flags")
 
     def dirty_log(self, slot, *, as_id=0):

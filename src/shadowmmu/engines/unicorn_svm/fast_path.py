@@ -26,8 +26,6 @@ from .native import call1, call2, load32, load64, store64
 #: VERDICT when the fast path did not look at the fault, and when only the entry is left to do.
 UNTOUCHED, ENTER_ONLY = -100, -101
 
-PF_VECTOR, ERROR_VALID, VALID = 14, 1 << 11, 1 << 31
-
 
 @core
 def flush_hardware(vcpu, env, cpu, flush_tlb, flush_page, always):
@@ -105,10 +103,7 @@ def page_fault(block):
         if vcpu.exception_set_rf:
             store64(env + o.EFLAGS, load64(env + o.EFLAGS) | 0x10000)
             vcpu.exception_set_rf = 0
-        info = vcpu.exception_vector | svm.EVENT_EXCEPTION << 8 | VALID
-        if vcpu.exception_has_error:
-            info |= ERROR_VALID
-        hooks.put(control, hooks.EVENT_INFO, info)
+        hooks.put(control, hooks.EVENT_INFO, entry.event_injection(vcpu))
         hooks.put(control, hooks.EVENT_ERROR, vcpu.exception_error)
         hooks.put(control, hooks.EVENT_LENGTH, 0)
         hooks.put(control, hooks.EVENT_PENDING, 1)

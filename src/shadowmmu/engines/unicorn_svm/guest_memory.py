@@ -50,8 +50,9 @@ class EmulatorMemory:
         at = calls.ram_offset(self.vm.handle, self.vcpu.index, gpa)
         return bytes(self.ram[at:at + size]) if at >= 0 else b""
 
-    def _gpa(self, gva, write):
-        gpa = calls.data_gpa(self.vm.handle, self.vcpu.index, signed(gva), write)
+    def _gpa(self, gva, write, implicit_supervisor=False):
+        walk = calls.system_gpa if implicit_supervisor else calls.data_gpa
+        gpa = walk(self.vm.handle, self.vcpu.index, signed(gva), write)
         if gpa < 0:
             self._fault()
         return gpa
@@ -60,12 +61,7 @@ class EmulatorMemory:
         """The bytes of an operand."""
         out = b""
         for address, n in self._pieces(gva, size):
-            if implicit_supervisor:
-                gpa = calls.system_gpa(self.vm.handle, self.vcpu.index, signed(address), 0)
-                if gpa < 0:
-                    self._fault()
-            else:
-                gpa = self._gpa(address, 0)
+            gpa = self._gpa(address, 0, implicit_supervisor)
             if not implicit_supervisor and calls.is_mmio(self.vm.handle, self.vcpu.index, signed(address),
                                                          gpa, 0):
                 out += self._mmio_read(gpa, n)
@@ -88,12 +84,7 @@ class EmulatorMemory:
         for address, n in self._pieces(gva, len(data)):
             piece = data[at:at + n]
             at += n
-            if implicit_supervisor:
-                gpa = calls.system_gpa(self.vm.handle, self.vcpu.index, signed(address), 1)
-                if gpa < 0:
-                    self._fault()
-            else:
-                gpa = self._gpa(address, 1)
+            gpa = self._gpa(address, 1, implicit_supervisor)
             if calls.is_mmio(self.vm.handle, self.vcpu.index, signed(address), gpa, 1):
                 self._mmio_exit()
                 value = int.from_bytes(piece, "little")
