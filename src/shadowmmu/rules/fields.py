@@ -26,4 +26,7 @@ FIELDS = {
     "flush_only_mmu_writable": "mmu_spte_update asks for a flush only when MMU-writable is lost",
     "nx_huge_pages": "the iTLB multihit workaround is on",
     "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
+    "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",
+    "tdp_mmu_enabled": "module parameter kvm.tdp_mmu: direct roots belong to the TDP MMU",
+    "cpuid_invalidates_role": "KVM_SET_CPUID2 marks the MMUs' root roles invalid instead of clearing them",
 }

@@ -27,6 +27,9 @@ LINUX_6_12_0 = {
     "flush_only_mmu_writable": 0,
     "nx_huge_pages": 0,
     "max_huge_page_level": 3,
+    "tdp_enabled": 0,
+    "tdp_mmu_enabled": 0,
+    "cpuid_invalidates_role": 1,
 }
 
 #: 6.12.95.
