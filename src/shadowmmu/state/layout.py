@@ -132,7 +132,9 @@ HW_WALK = dict(
     cr0=1, cr3=1, cr4=1, efer=1, nested_root=1, nested_level=1, phys_bits=1, pkru=1,
     rsvd_without_present=1, pdpte_accessed=1,
     # result: host physical address, permissions (read 1, write 2, execute 4); or the fault
-    hpa=1, prot=1, nested_prot=1, error=1, address=1,
+    hpa=1, prot=1, nested_prot=1, page_size=1, error=1, address=1,
+    # only look: no A, no D, no counting
+    peek=1,
     # entries read: of the guest's tables, of the nested tables
     guest_refs=1, nested_refs=1, walks=1,
 )

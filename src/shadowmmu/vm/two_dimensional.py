@@ -87,7 +87,7 @@ def log_dirty(vm, vcpu, gpa):
 @core
 def nested_translate(vm, vcpu, h, gpa, kind, final):
     """gpa -> hpa through the nested tables, or -1 with the #NPF in `h`.  Sets A and D in the nested entries."""
-    ad = state.rules(vm).ad_enabled
+    ad = state.rules(vm).ad_enabled and not h.peek
     frame = geometry.entry_frame(h.nested_root)
     level = h.nested_level
     if gpa >> (vm.page_shift + vm.level_bits * level):
@@ -141,8 +141,10 @@ def read_entry(vm, hpa, size):
 
 
 @core
-def set_bits(vm, hpa, size, bits):
+def set_bits(vm, h, hpa, size, bits):
     """Set A or D in a guest entry."""
+    if h.peek:
+        return
     at = hpa - (vm.ram_pfn << vm.page_shift)
     if size == 8:
         state.words(vm, vm.ram)[at >> 3] = state.words(vm, vm.ram)[at >> 3] | bits
@@ -224,6 +226,7 @@ def levels(h):
 def walk(vm, vcpu, h, gva, kind, who):
     """One TLB miss: OK with h.hpa and h.prot, or the kind of fault with h.error and h.address."""
     h.walks += 1
+    h.page_size = 1 << vm.page_shift
     if not h.cr0 & CR0_PG:
         # the linear address is the guest-physical one
         return final_step(vm, vcpu, h, gva & 0xFFFFFFFF, kind, READ_BIT | WRITE_BIT | EXEC_BIT)
@@ -265,7 +268,7 @@ def walk(vm, vcpu, h, gva, kind, who):
         if level == 1 or large:
             break
         if not entry & PT_ACCESSED and (not pdpte or h.pdpte_accessed):
-            set_bits(vm, hpa, size, PT_ACCESSED)
+            set_bits(vm, h, hpa, size, PT_ACCESSED)
         table = geometry.entry_frame(entry) << vm.page_shift
         level -= 1
     if who == USER and not u:
@@ -278,10 +281,11 @@ def walk(vm, vcpu, h, gva, kind, who):
         prot &= allowed
     if not prot & kind_bit(kind):
         return guest_fault(h, gva, kind, who, PFERR_PRESENT)
-    set_final_bits(vm, hpa, size, entry, kind)
+    set_final_bits(vm, h, hpa, size, entry, kind)
     if kind != STORE and not entry & PT_DIRTY:
         prot &= ~WRITE_BIT
     unit = vm.page_shift + bits * (level - 1)
+    h.page_size = 1 << unit
     frame = geometry.entry_frame(entry)
     if size == 4 and large:
         # PSE-36: bits 20:13 of the entry are address bits 39:32
@@ -291,11 +295,11 @@ def walk(vm, vcpu, h, gva, kind, who):
 
 
 @core
-def set_final_bits(vm, hpa, size, entry, kind):
+def set_final_bits(vm, h, hpa, size, entry, kind):
     """A, and for a store D, in the entry that maps the page."""
     bits = PT_ACCESSED | (PT_DIRTY if kind == STORE else 0)
     if entry & bits != bits:
-        set_bits(vm, hpa, size, bits)
+        set_bits(vm, h, hpa, size, bits)
 
 
 @core
@@ -322,3 +326,4 @@ def load_registers(vm, vcpu, h):
     h.pkru = vcpu.pkru
     h.rsvd_without_present = 0
     h.pdpte_accessed = 0
+    h.peek = 0
