@@ -8,8 +8,8 @@
 from dataclasses import dataclass, field
 
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
-from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..engines.unicorn_svm.profile import TCG
+from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..mmu import counters, events
 from ..state import interpreted
 from ..vm import Vm, VmError

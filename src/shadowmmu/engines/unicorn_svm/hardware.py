@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import exits as ex
-from . import hooks, nested_paging, signals
+from . import hooks, signals
 from . import offsets as o
 from .errors import EngineError
 
@@ -555,7 +555,7 @@ class SvmHardware:
         cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
         self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
         word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
-        word.value = nested_paging.on_tlb_fill.address
+        word.value = hooks.on_tlb_fill.address
         self.intercept_cr(3, False, False)
         self.intercept(ex.INVLPG, False)
         self.flush_tlb()
