@@ -29,7 +29,8 @@ def state_dump(vm, nested=False):
     return dump.StateDump(
         contexts=contexts, registers=registers, gen=v.mmu_valid_gen, n_used=v.n_used_mmu_pages, n_max=v.n_max_mmu_pages,
         indirect=v.indirect_shadow_pages, pages=[shadow_page(p) for p in vm.shadow_pages],
-        guest_frames=guest_frames(vm), tdp_pages=[shadow_page(p) for p in vm.tdp_pages], walk=walk, nonpresent=interpreted.rules(v).nonpresent_spte)
+        guest_frames=guest_frames(vm), tdp_pages=[shadow_page(p) for p in vm.tdp_pages], walk=walk,
+        nonpresent=interpreted.rules(v).nonpresent_spte)
 
 
 def mmu_state(vm, index, name, current):

@@ -266,7 +266,7 @@ class KvmRun:
         block = self._block
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
-        if code == svm.PAGE_FAULT and verdict != fast_path.UNTOUCHED:
+        if code in (svm.PAGE_FAULT, svm.NPF) and verdict != fast_path.UNTOUCHED:
             self.exits[code] += 1
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
@@ -588,6 +588,8 @@ class KvmRun:
         self.report = RunReport(reason, text, exit_code)
         return False
 
+    #: Name of the exit that the fast path handles.
+    FAULT_NAME = "#PF"
     #: Guest instructions between looks at limits and timers when the guest makes no exits.
     SLICE = 2_000_000
 
@@ -617,7 +619,7 @@ class KvmRun:
         report.instructions = self.hardware.instruction_count
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
         report.fast_exits = self.hardware.exit_counts[1]
-        report.exits["#PF"] += report.fast_exits
+        report.exits[self.FAULT_NAME] += report.fast_exits
         report.emulated = self.emulated
         self._drain()
         return report
