@@ -87,9 +87,9 @@ def run(run_dir, *, timeout=None, progress=None):
     Raises TraceError (bad directory) or GuestImageError (bad guest files).
     """
     recording = RecordedRun(run_dir)
+    mmu = mmu_of(recording)
     states = _States(recording.mode != "")
-    outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}",
-                           mmu=mmu_of(recording), on_state=states,
+    outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}", mmu=mmu, on_state=states,
                            timeout=timeout, progress=progress)
     formatter = Formatter(recording.kernel, guest_frames=guest_frames(states.vm), marks=outcome.marks)
     lines = [formatter.normal(row) for row in outcome.rows]
