@@ -41,7 +41,7 @@ def run(
     memory: Annotated[int | None, typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
     rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
                                             "linux-7.2.")] = "linux-6.12",
-    mmu: Annotated[str, typer.Option(help="shadow, or none: the engine walks the guest's own tables.")] = "shadow",
+    mmu: Annotated[str, typer.Option(help="shadow; tdp, tdp-legacy: nested paging; none: the engine's own MMU.")] = "shadow",
     profile: Annotated[str, typer.Option(help="Host CPU: amd, or tcg (as the recordings).")] = "amd",
     events: Annotated[str | None, typer.Option(help="Write the event log to this file, in tracefs format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; the console goes to stderr.")] = False,

@@ -61,6 +61,8 @@ page, vcpu, context, slot, desc = (_indexed(*pair) for pair in (
 meta, meta2, meta3, walker, fault = (_indexed(*pair) for pair in (
     ("meta", "META"), ("meta2", "META_LARGE"), ("meta3", "META_LARGE"), ("walkers", "WALKER"), ("faults", "FAULT")))
 sync_vector = Builtin(lambda t, node, a: _record(t, node, a[0], "sync", "SYNC"))
+tdp_iter = Builtin(lambda t, node, a: _record(t, node, a[0], "iter", "TDP_ITER"))
+hw_walk = Builtin(lambda t, node, a: _record(t, node, a[0], "hw_walk", "HW_WALK"))
 rules = Builtin(lambda t, node, a: _record(t, node, a[0], "rules", "RULES"))
 #: First statement of an entry point: the `vm` behind the address that Python passed.
 attach = Builtin(lambda t, node, a: k.Value(_RECORDS["HEADER"][0],
