@@ -4,6 +4,7 @@
 from .linux_6_12 import LINUX_6_12
 
 LINUX_7_2 = LINUX_6_12 | {
+    "unsync_shortcut": 1,                   # b3ae3ceb5569 (7.1), with the fix 2e8a2c1b0306
     "role_has_smep": 1,                     # MBEC/GMET: role bit 20, smep_andnot_wp is gone
     "prefetch_same_pfn_spurious": 1,        # 6.13
     "accessed_when_synchronizing": 1,       # 6.14
