@@ -43,6 +43,10 @@ from . import area as areas
 from . import ops
 from .ops import row
 
+#: How often a kind of operation is drawn.
+WEIGHTS = {"access": 34, "store": 26, "cr3": 8, "flush": 8, "registers": 4, "modes": 2, "enter": 3, "host write": 3,
+           "slots": 2, "dirty": 2, "unmap": 1, "reclaim": 1}
+
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D
 ROOT_A, PDPT, PD, T, U_TABLE, ROOT_B, PD_B = 1, 2, 3, 4, 5, 6, 7
@@ -71,6 +75,13 @@ class Machine:
     pages: tuple            # linear page numbers of interest
     pcids: tuple = (0,)
     intel: bool = False
+    #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
+    more: tuple = ()
+
+    @property
+    def weights(self):
+        """How often a kind of operation is drawn."""
+        return WEIGHTS | dict(self.more)
 
     @property
     def gvas(self):
@@ -238,7 +249,7 @@ class Arena:
         import ctypes
         import mmap
 
-        from . import search
+        from . import step
         self.machine, self.rules, self.vcpus = machine, rules, vcpus
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
@@ -258,7 +269,7 @@ class Arena:
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):
             table[areas.GVAS + i] = gva
-        search.prepare(self.handle(0), self.area)
+        step.prepare(self.handle(0), self.area)
         for i in range(1, copies):
             self.copy(i, 0)
 
