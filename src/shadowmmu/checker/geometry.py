@@ -40,7 +40,7 @@ from ..x86.bits import (
     NX,
 )
 from . import area as areas
-from . import ops
+from . import known, ops
 from .ops import row
 
 #: How often a kind of operation is drawn.
@@ -75,6 +75,8 @@ class Machine:
     pages: tuple            # linear page numbers of interest
     pcids: tuple = (0,)
     intel: bool = False
+    host_level: int = 1     # size of the host's own mappings: 3 where everything lies in one large page
+    slot_pages: int = 12    # of slot 0
     #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
     more: tuple = ()
 
@@ -103,7 +105,7 @@ class Machine:
             t[U_TABLE] += [entry(DATA), entry(12)]
             t[ROOT_A], t[ROOT_B] = t.pop(PD), [entry(T, FULL & ~W), entry(U_TABLE)]
         elif self.efer & EFER_LMA:
-            t[PDPT] = [entry(PD), entry(PD_B)]
+            t[PDPT] = [entry(PD), entry(PD_B)] + ([entry(0, FULL | PS)] if self.host_level == 3 else [])
             t[ROOT_A], t[ROOT_B] = [entry(PDPT)], [entry(PDPT, FULL & ~W)]
             t[PD_B] = [entry(U_TABLE), entry(T)]
         else:
@@ -114,7 +116,7 @@ class Machine:
     def config(self, vcpus):
         return Config(page_shift=5, level_bits=2, prefetch_num=4, vcpus=vcpus, memory_pages=MEMORY_PAGES,
                       spare_pages=SPARE_PAGES, shadow_pages=QUOTA + 8 * vcpus + 6, slots=5, slot_pages=32, descs=40,
-                      hash_buckets=4, events=1)
+                      hash_buckets=4, events=1, host_level=self.host_level)
 
 
 _LONG = CR4_PAE
@@ -131,6 +133,10 @@ MACHINES = {m.name: m for m in (
     Machine("32-bit", "32-bit paging with 4M pages", 4, _CR0, ROOT_A << 12, CR4_PSE, 0, _PAGES32),
     Machine("intel", "64-bit paging, PCIDs, an Intel CPU's rules", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE, _EFER,
             _PAGES, (0, 1), True),
+    Machine("huge", "64-bit paging, large pages in guest and host", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
+            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16),
+    Machine("nonpaging", "a guest without paging on a host with large pages", 4, CR0_PE | CR0_ET, ROOT_A << 12, CR4_PSE, 0,
+            _PAGES, host_level=2),
 )}
 
 
@@ -138,8 +144,9 @@ def build(machine, rules, vcpus):
     """A `Vm` in the machine's initial state (no area)."""
     vm = Vm(0, rules=rules, config=machine.config(vcpus), record=0)
     for space in range(2):
-        vm.add_memslot(space * 2, 0, 12 * PAGE, 0, as_id=space)
-    vm.add_memslot(1, 12 * PAGE, 2 * PAGE, 12 * PAGE)
+        vm.add_memslot(space * 2, 0, machine.slot_pages * PAGE, 0, as_id=space)
+    if machine.slot_pages <= 12:
+        vm.add_memslot(1, 12 * PAGE, 2 * PAGE, 12 * PAGE)
     for gfn, entries in machine.tables().items():
         size = machine.entry_bytes
         data = b"".join((e & (1 << 8 * size) - 1).to_bytes(size, "little") for e in entries)
@@ -212,6 +219,8 @@ def alphabet(machine, vcpus, small=False):
         changes = [(0, 0), (CR0_WP, 0)] if small else [(0, 0), (CR0_WP, 0), (CR0_PG, 0)]
         for clear, _ in changes:
             out["registers"].append(row(ops.MOV_CR0, v, m.cr0 & ~clear))
+        if not m.cr0 & CR0_PG:
+            out["registers"].append(row(ops.MOV_CR0, v, m.cr0 | CR0_PG | CR0_WP))
         for change in (0, CR4_PGE, CR4_SMEP) if small else (0, CR4_PGE, CR4_SMEP, CR4_SMAP, CR4_SMEP | CR4_SMAP, CR4_PSE,
                                                              CR4_PCIDE):
             out["registers"].append(row(ops.MOV_CR4, v, m.cr4 ^ change))
@@ -232,8 +241,10 @@ def alphabet(machine, vcpus, small=False):
     if not small:
         out["slots"] += [row(ops.SLOT_MOVE, 0, 1, 14, 0), row(ops.SLOT_MOVE, 0, 1, 12, 0),
                          row(ops.SLOT_CREATE, 0, 3, 14, 2, 14, 0), row(ops.SLOT_DELETE, 0, 3, 0),
-                         row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 4), row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 2)]
-    out["dirty"] = [row(ops.DIRTY_LOG, 0, 0, on, 0) for on in (1, 0)] + [row(ops.DIRTY_READ, 0, 0, 0)]
+                         row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 4), row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 2),
+                         row(ops.SLOT_CREATE, 0, 4, 14, 2, 14, 1), row(ops.SLOT_DELETE, 0, 4, 1)]
+    out["dirty"] = [row(ops.DIRTY_LOG, 0, slot, on, 0) for slot in ((0,) if small else (0, 1)) for on in (1, 0)]
+    out["dirty"] += [row(ops.DIRTY_READ, 0, slot, 0) for slot in ((0,) if small else (0, 1))]
     hvas = (DATA,) if small else (DATA, DATA + 1, U_TABLE, 12)
     out["unmap"] = [row(ops.UNMAP, 0, hva, 1) for hva in hvas]
     out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in ((8,) if small else (8, 12, QUOTA))]
@@ -265,6 +276,8 @@ class Arena:
         self._headers = [interpreted.header(self._view[i * self.stride:(i + 1) * self.stride]) for i in range(copies)]
         table = self._view[self.area:self.stride].cast("q")
         table[areas.ASIDE] = aside
+        if aside & known.SMM_PROTECTION:
+            interpreted.rules(self.view(0)).protect_all_address_spaces = 1
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):

@@ -75,7 +75,7 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
         "0f38453cdb2e; this protection does not.)",
-        "SMI is skipped",
+        "the rule `protect_all_address_spaces` is switched on",
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
 v0 smm enter

@@ -158,8 +158,6 @@ def skip(vm, area):
 def set_aside(vm, area, code, vcpu, a, c, d):
     """Does this operation alone lead to a deviation that is not looked for?"""
     aside = areas.head(vm, area)[areas.ASIDE]
-    if code == SMM_ENTER and aside & known.SMM_PROTECTION:
-        return True
     cr4 = a if code == MOV_CR4 else c if code == SET_SREGS else vcpu.cr4
     efer = a if code == WRMSR_EFER else d if code == SET_SREGS else vcpu.efer
     if code == INIT:
