@@ -80,6 +80,11 @@ class Machine:
     def per_table(self):
         return PAGE // self.entry_bytes
 
+    @property
+    def index_bits(self):
+        """Bits of a linear address that index one table of the guest."""
+        return 3 if self.entry_bytes == 4 else 2
+
     def tables(self):
         """gfn -> entries of the guest's tables at the start."""
         t = {
@@ -239,7 +244,7 @@ class Arena:
         import mmap
 
         from . import search
-        self.machine, self.rules, self.vcpus = machine, rules, vcpus
+        self.machine, self.rules, self.vcpus, self.aside = machine, rules, vcpus, aside
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
         self.area = -(-(offset + length) // 64) * 64
