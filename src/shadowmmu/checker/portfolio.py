@@ -28,7 +28,7 @@ import zlib
 from dataclasses import dataclass, field
 
 from ..state import JIT, PATCH, cache
-from . import finding, geometry, known, search, step, verify
+from . import alphabet, finding, geometry, known, search, step, verify
 from .breadth import BreadthFirst
 from .random_walk import RandomWalk
 from .shrink import shrink
@@ -88,9 +88,9 @@ class Plan:
             seen, salt = (self._seen, self.seen_bits), (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
             if mode == "random":
                 seed = (self.seed * 65_537 + i) * 4_099 + self.share[0]
-                self.lanes[i] = RandomWalk(arena, geometry.alphabet(machine, vcpus), machine.weights, seen, seed, salt=salt)
+                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, salt=salt)
             else:
-                self.lanes[i] = BreadthFirst(arena, geometry.alphabet(machine, vcpus, small=True), seen, nodes=1 << 19,
+                self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, nodes=1 << 19,
                                              salt=salt)
         return self.lanes[i]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from ..state import JIT
 from . import breadth, random_walk, step
 from .breadth import BreadthFirst
-from .geometry import Arena, alphabet
+from .alphabet import alphabet
+from .geometry import Arena
 from .random_walk import MAX_LENGTH, RandomWalk
 from .step import perform, prepare, replay
 
