@@ -3,6 +3,7 @@
 
     row   | code | vcpu | four to six parameters |       eight 64-bit words
     text  v0 store 0x40 = pte(gfn=7, P|W|U|A|D)
+          v0 store 0x44 = 0 size=4 emulated
           v1 load 0x40 user
           v0 mov cr3 = root(gfn=1, pcid=2, noflush)
           host memslot delete 1
@@ -12,13 +13,16 @@ vCPU that was kicked out (a request by the MMU) comes back with its own next ope
 
 An access with `tlb` uses a translation that the hardware still holds and that the shadow tables no longer offer: no exit,
 nobody is asked.  If there is none, the operation is skipped, as one that raises #GP or that the host refuses.
+
+An `emulated` access is executed by KVM's instruction emulator although the hardware could do it (the CPU exited for another
+reason); `locked` is a CMPXCHG that succeeds, which the emulator does by another path.
 """
 
 import re
 from collections import namedtuple
 
 from .. import state
-from ..mmu import dirty, geometry, host, inject, memslots, reclaim, roles, roots, shadow_pages, sptes, walk
+from ..mmu import contexts, dirty, geometry, host, inject, memslots, reclaim, roles, roots, shadow_pages, sptes, walk, zap
 from ..state import core
 from ..vm import emulation, entry, hardware, invalidation, operations, registers
 from ..x86 import bits
@@ -28,11 +32,12 @@ from . import area as areas
 
 ROW_WORDS = 8
 
-(LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, ENTER,
- HOST_WRITE, SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ, UNMAP, SET_NR_MMU_PAGES) = range(22)
+(LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, SET_MSRS,
+ SET_CPUID, ENTER, HOST_WRITE, SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ, DIRTY_CLEAR, UNMAP, MIGRATE, AGE,
+ SET_NR_MMU_PAGES) = range(27)
 
 #: Flags of an access.
-USER, AC, BY_TLB = 1, 2, 4
+USER, AC, BY_TLB, EMULATED, LOCKED = 1, 2, 4, 8, 16
 
 # ---- doing
 
@@ -96,8 +101,42 @@ def fetched(vm, vcpu, gva):
 
 
 @core
+def locked_gpa(vm, vcpu, gva):
+    """Where emulator_cmpxchg_emulated finds its operand in writable memory by itself: gpa, or -1 for the ordinary path."""
+    gpa = walk.gva_to_gpa(vm, vcpu, gva, PFERR_WRITE | (PFERR_USER if vcpu.cpl == 3 else 0))
+    if gpa == walk.INVALID_GPA:
+        return -1
+    i = memslots.vcpu_gfn_to_memslot(vm, vcpu, gpa >> vm.page_shift)
+    if not memslots.is_visible(vm, i) or state.slot(vm, i).flags & memslots.READONLY:
+        return -1
+    return gpa
+
+
+@core
+def emulate(vm, area, v, gva, kind, value, size, flags):
+    """KVM's emulator executes the access: RAM offset, or another outcome."""
+    vcpu = state.vcpu(vm, v)
+    gpa = -1
+    if kind & PFERR_FETCH:
+        gpa = fetched(vm, vcpu, gva)
+    else:
+        if flags & LOCKED:
+            gpa = locked_gpa(vm, vcpu, gva)
+        if gpa < 0:
+            gpa = operations.operand_gpa(vm, vcpu, gva, kind & PFERR_WRITE)
+    if gpa < 0:
+        return gpa
+    at = emulation.ram_offset(vm, vcpu, gpa)
+    reached(vm, area, v, gva, kind, (at >> vm.page_shift) + vm.ram_pfn)
+    if kind & PFERR_WRITE:
+        operations.write_bytes(vm, at, value, size)
+        emulation.written(vm, vcpu, gpa, size)
+    return at
+
+
+@core
 def access(vm, area, v, gva, kind, value, size, flags):
-    """A guest access within one entry: done, and checked."""
+    """A guest access within one page: done, and checked."""
     h = areas.head(vm, area)
     vcpu = state.vcpu(vm, v)
     architecture.set_access(vm, area, v, 3 if flags & USER else 0, 1 if flags & AC else 0)
@@ -115,6 +154,9 @@ def access(vm, area, v, gva, kind, value, size, flags):
             h[areas.SKIPPED] = 1
             return
         at = offset
+    elif flags & EMULATED:
+        vcpu.in_guest = 0
+        at = operations.EMULATED
     else:
         at = operations.reach(vm, vcpu, gva, kind)
         tlb_model.obey(vm, area, vcpu, held)
@@ -125,16 +167,10 @@ def access(vm, area, v, gva, kind, value, size, flags):
             operations.write_bytes(vm, at, value, size)
         return
     if at == operations.EMULATED:
-        gpa = fetched(vm, vcpu, gva) if kind & PFERR_FETCH else operations.operand_gpa(vm, vcpu, gva, kind & PFERR_WRITE)
-        if gpa >= 0:
-            at = emulation.ram_offset(vm, vcpu, gpa)
-            reached(vm, area, v, gva, kind, (at >> vm.page_shift) + vm.ram_pfn)
-            if kind & PFERR_WRITE:
-                operations.write_bytes(vm, at, value, size)
-                emulation.written(vm, vcpu, gpa, size)
-            return
-        at = gpa
+        at = emulate(vm, area, v, gva, kind, value, size, flags)
         h[areas.OUTCOME] = at
+        if at >= 0:
+            return
     if at == operations.MMIO:
         reached(vm, area, v, gva, kind, architecture.UNBACKED_WRITE if kind & PFERR_WRITE else areas.NO_SLOT)
     elif at == operations.FAULTED:
@@ -155,15 +191,18 @@ def skip(vm, area):
 
 
 @core
-def set_aside(vm, area, code, vcpu, a, c, d):
-    """Does this operation alone lead to a deviation that is not looked for?"""
+def foreign_pages(vm, area, code, vcpu, a, c, d):
+    """Would this operation alone make shadow pages be used that were made under another EFER.NXE, CR4.PSE or MAXPHYADDR,
+    a deviation that is not looked for?  They are in no role."""
     aside = areas.head(vm, area)[areas.ASIDE]
     cr4 = a if code == MOV_CR4 else c if code == SET_SREGS else vcpu.cr4
-    efer = a if code == WRMSR_EFER else d if code == SET_SREGS else vcpu.efer
+    efer = a if code == WRMSR_EFER or code == SET_MSRS else d if code == SET_SREGS else vcpu.efer
     if code == INIT:
         cr4 = 0
         efer = 0
     if aside & known.NX_ROLE and (efer ^ vcpu.efer) & EFER_NX:
+        return True
+    if aside & known.CPUID_ROLE and code == SET_CPUID and a != vcpu.maxphyaddr:
         return True
     return aside & known.PSE_ROLE != 0 and (cr4 ^ vcpu.cr4) & CR4_PSE != 0
 
@@ -172,9 +211,11 @@ def set_aside(vm, area, code, vcpu, a, c, d):
 def instruction(vm, area, code, v, a, b, c, d):
     """A guest instruction that exits, or what the host does to this vCPU."""
     vcpu = state.vcpu(vm, v)
-    if set_aside(vm, area, code, vcpu, a, c, d):
-        skip(vm, area)
-        return
+    if foreign_pages(vm, area, code, vcpu, a, c, d):
+        if vm.n_vcpus > 1:
+            skip(vm, area)
+            return
+        zap.zap_all_fast(vm)
     vcpu.in_guest = 0
     if code == MOV_CR0:
         if registers.set_cr0(vm, vcpu, a):
@@ -199,6 +240,18 @@ def instruction(vm, area, code, v, a, b, c, d):
             skip(vm, area)
         else:
             architecture.take_registers(vm, area, v)
+    elif code == SET_MSRS:
+        if registers.set_efer(vm, vcpu, a, True):
+            skip(vm, area)
+        else:
+            architecture.take_registers(vm, area, v)
+    elif code == SET_CPUID:
+        if a == vcpu.maxphyaddr:
+            skip(vm, area)
+        else:
+            vcpu.maxphyaddr = a
+            contexts.after_set_cpuid(vm, vcpu)
+            architecture.take_cpuid(vm, area, v)
     elif code == INVLPG:
         invalidation.invlpg(vm, vcpu, a)
         architecture.event(vm, area, v, architecture.INVLPG, -1, a)
@@ -257,6 +310,30 @@ def taint(vm, area, page):
 
 
 @core
+def migrate(vm, page):
+    """The host moves a page to another frame (compaction, KSM, NUMA balancing): notifier, copy.  False if it cannot."""
+    table = state.words(vm, vm.hva)
+    if table[page] == host.ABSENT or vm.n_free_ram == 0:
+        return False
+    dirty.invalidate_begin(vm, page, 1)
+    old = table[page] & host.PFN_MASK
+    # a large host mapping is split by it
+    host.unmap(vm, page)
+    free = state.words(vm, vm.free_ram)
+    new = free[vm.n_free_ram - 2]
+    free[vm.n_free_ram - 2] = old
+    vm.n_free_ram -= 1
+    ram = state.words(vm, vm.ram)
+    n = 1 << (vm.page_shift - 3)
+    for i in range(n):
+        ram[(new - vm.ram_pfn) * n + i] = ram[(old - vm.ram_pfn) * n + i]
+    table[page] = 1 << host.LEVEL_SHIFT | new
+    dirty.invalidate_end(vm)
+    empty_free_frames(vm)
+    return True
+
+
+@core
 def from_host(vm, area, code, a, b, c, d, e):
     """What userspace or the host's memory management does."""
     refused = False
@@ -279,6 +356,12 @@ def from_host(vm, area, code, a, b, c, d, e):
             refused = flags == state.slot(vm, i).flags or dirty.set_flags(vm, c, a, flags) < 0
     elif code == DIRTY_READ:
         refused = dirty.get_dirty_log(vm, b, a, areas.common(vm, area, areas.OUTCOMES)) <= 0
+    elif code == DIRTY_CLEAR:
+        refused = dirty.clear_dirty_log(vm, d, a, b, c) < 0
+    elif code == MIGRATE:
+        refused = not migrate(vm, a)
+    elif code == AGE:
+        refused = not dirty.age_hva_range(vm, a, b)
     elif code == UNMAP:
         refused = state.words(vm, vm.hva)[a] == host.ABSENT
         for page in range(a, a + b):
@@ -349,34 +432,39 @@ EFER_BITS = {n: getattr(bits, "EFER_" + n) for n in ("SCE", "LME", "LMA", "NX", 
 
 #: One row per operation.  `text`: fields in braces are parameters in the order of the row; the letter says how a parameter is
 #: written: n number, x hexadecimal, p entry, r CR3, 0 CR0, 4 CR4, e EFER, f access flags, s size, b on/off, m memslot
-#: flags, _ nothing.  `kind`: what a generator may draw it for.
-Op = namedtuple("Op", "code name text kind what")
+#: flags, _ nothing.
+Op = namedtuple("Op", "code name text what")
 OPS = (
-    Op(LOAD, "load", "load {x}{_}{_}{f}", "access", "guest load"),
-    Op(FETCH, "fetch", "fetch {x}{_}{_}{f}", "access", "guest instruction fetch"),
-    Op(STORE, "store", "store {x} = {p}{s}{f}", "store", "guest store; of a page table entry where a table is mapped"),
-    Op(MOV_CR0, "mov cr0", "mov cr0 = {0}", "registers", "MOV CR0"),
-    Op(MOV_CR3, "mov cr3", "mov cr3 = {r}", "cr3", "MOV CR3, with `noflush` bit 63"),
-    Op(MOV_CR4, "mov cr4", "mov cr4 = {4}", "registers", "MOV CR4"),
-    Op(WRMSR_EFER, "wrmsr efer", "wrmsr efer = {e}", "registers", "WRMSR EFER"),
-    Op(INVLPG, "invlpg", "invlpg {x}", "flush", "INVLPG"),
-    Op(INVPCID, "invpcid", "invpcid {n} pcid={n} {x}", "flush", "INVPCID of type 0..3"),
-    Op(SMM_ENTER, "smm enter", "smm enter", "modes", "SMI, as far as the MMU notices"),
-    Op(SMM_LEAVE, "smm leave", "smm leave", "modes", "RSM"),
-    Op(INIT, "init", "init", "modes", "INIT"),
-    Op(SET_SREGS, "set_sregs", "set_sregs cr0={0} cr3={r} cr4={4} efer={e}", "modes", "KVM_SET_SREGS"),
-    Op(ENTER, "enter", "enter", "enter", "a vCPU that was kicked comes back"),
-    Op(HOST_WRITE, "write", "write {x} = {p}{s}", "host write", "the host writes guest memory behind the MMU's back"),
-    Op(SLOT_DELETE, "memslot delete", "memslot delete {n} as={n}", "slots", "KVM_SET_USER_MEMORY_REGION, size 0"),
-    Op(SLOT_CREATE, "memslot create", "memslot create {n} gfn={n} pages={n} hva={n}{m}", "slots", "the same, new"),
-    Op(SLOT_MOVE, "memslot move", "memslot move {n} gfn={n} as={n}", "slots", "the same, another gpa"),
-    Op(DIRTY_LOG, "dirty_log", "dirty_log {n} {b} as={n}", "dirty", "KVM_MEM_LOG_DIRTY_PAGES"),
-    Op(DIRTY_READ, "dirty_read", "dirty_read {n} as={n}", "dirty", "KVM_GET_DIRTY_LOG"),
-    Op(UNMAP, "unmap", "unmap hva={n} pages={n}", "unmap", "MMU notifier: host pages go"),
-    Op(SET_NR_MMU_PAGES, "set_nr_mmu_pages", "set_nr_mmu_pages {n}", "reclaim", "KVM_SET_NR_MMU_PAGES"),
+    Op(LOAD, "load", "load {x}{_}{_}{f}", "guest load"),
+    Op(FETCH, "fetch", "fetch {x}{_}{_}{f}", "guest instruction fetch"),
+    Op(STORE, "store", "store {x} = {p}{s}{f}", "guest store; of a page table entry where a table is mapped"),
+    Op(MOV_CR0, "mov cr0", "mov cr0 = {0}", "MOV CR0"),
+    Op(MOV_CR3, "mov cr3", "mov cr3 = {r}", "MOV CR3, with `noflush` bit 63"),
+    Op(MOV_CR4, "mov cr4", "mov cr4 = {4}", "MOV CR4"),
+    Op(WRMSR_EFER, "wrmsr efer", "wrmsr efer = {e}", "WRMSR EFER"),
+    Op(INVLPG, "invlpg", "invlpg {x}", "INVLPG"),
+    Op(INVPCID, "invpcid", "invpcid {n} pcid={n} {x}", "INVPCID of type 0..3"),
+    Op(SMM_ENTER, "smm enter", "smm enter", "SMI, as far as the MMU notices"),
+    Op(SMM_LEAVE, "smm leave", "smm leave", "RSM"),
+    Op(INIT, "init", "init", "INIT"),
+    Op(SET_SREGS, "set_sregs", "set_sregs cr0={0} cr3={r} cr4={4} efer={e}", "KVM_SET_SREGS"),
+    Op(SET_MSRS, "set_msrs", "set_msrs efer={e}", "KVM_SET_MSRS of EFER"),
+    Op(SET_CPUID, "set_cpuid", "set_cpuid maxphyaddr={n}", "KVM_SET_CPUID2 with another MAXPHYADDR"),
+    Op(ENTER, "enter", "enter", "a vCPU that was kicked comes back"),
+    Op(HOST_WRITE, "write", "write {x} = {p}{s}", "the host writes guest memory behind the MMU's back"),
+    Op(SLOT_DELETE, "memslot delete", "memslot delete {n} as={n}", "KVM_SET_USER_MEMORY_REGION, size 0"),
+    Op(SLOT_CREATE, "memslot create", "memslot create {n} gfn={n} pages={n} hva={n}{m}", "the same, new"),
+    Op(SLOT_MOVE, "memslot move", "memslot move {n} gfn={n} as={n}", "the same, another gpa"),
+    Op(DIRTY_LOG, "dirty_log", "dirty_log {n} {b} as={n}", "KVM_MEM_LOG_DIRTY_PAGES"),
+    Op(DIRTY_READ, "dirty_read", "dirty_read {n} as={n}", "KVM_GET_DIRTY_LOG"),
+    Op(DIRTY_CLEAR, "dirty_clear", "dirty_clear {n} gfn={n} pages={n} as={n}", "KVM_CLEAR_DIRTY_LOG"),
+    Op(UNMAP, "unmap", "unmap hva={n} pages={n}", "MMU notifier: host pages go"),
+    Op(MIGRATE, "migrate", "migrate hva={n}", "MMU notifier: a host page moves to another frame"),
+    Op(AGE, "age", "age hva={n} pages={n}", "MMU notifier: clear_flush_young"),
+    Op(SET_NR_MMU_PAGES, "set_nr_mmu_pages", "set_nr_mmu_pages {n}", "KVM_SET_NR_MMU_PAGES"),
 )
 
-_ACCESS_FLAGS = {"user": USER, "ac": AC, "tlb": BY_TLB}
+_ACCESS_FLAGS = {"user": USER, "ac": AC, "tlb": BY_TLB, "emulated": EMULATED, "locked": LOCKED}
 #: Flags of `memslot create`: bit 0 address space, then KVM_MEM_*.
 _SLOT_FLAGS = {"as=1": 1, "log": 2, "readonly": 4}
 
@@ -451,7 +539,7 @@ _CODECS = {
     "e": (_NAMES, lambda v: _flags_text(v, EFER_BITS), lambda t: _flags_value(t, EFER_BITS)),
     "b": (r"on|off", lambda v: "on" if v else "off", lambda t: int(t == "on")),
     "s": (r"(?: size=\d+)?", lambda v: "" if v == 8 else f" size={v}", lambda t: int(t[6:]) if t else 8),
-    "f": (r"(?: user| ac| tlb)*", lambda v: "".join(" " + n for n, b in _ACCESS_FLAGS.items() if v & b),
+    "f": (r"(?: user| ac| tlb| emulated| locked)*", lambda v: "".join(" " + n for n, b in _ACCESS_FLAGS.items() if v & b),
           lambda t: sum(_ACCESS_FLAGS[n] for n in t.split())),
     "m": (r"(?: as=1| log| readonly)*", lambda v: "".join(" " + n for n, b in _SLOT_FLAGS.items() if v & b),
           lambda t: sum(_SLOT_FLAGS[n] for n in t.split())),

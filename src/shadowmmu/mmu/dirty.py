@@ -225,6 +225,44 @@ def get_dirty_log(vm, as_id, slot_id, out):
 
 
 @core
+def clear_dirty_log(vm, as_id, slot_id, gfn, npages):
+    """KVM_CLEAR_DIRTY_LOG: the pages of a range that are dirty become clean and are write-protected; 0 or an errno."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0 or not memslots.dirty_track_enabled(vm, i):
+        return ENOENT
+    slot = state.slot(vm, i)
+    if gfn < slot.base_gfn or gfn + npages > slot.base_gfn + slot.npages:
+        return EINVAL
+    flushing = False
+    for k in range(gfn - slot.base_gfn, gfn - slot.base_gfn + npages):
+        meta = state.meta(vm, slot.meta + k)
+        if meta.dirty:
+            # kvm_arch_mmu_enable_log_dirty_pt_masked
+            meta.dirty = 0
+            flushing = True
+            rmap.write_protect(vm, meta.rmap, False)
+    if flushing:
+        flush.remote_tlbs(vm)
+    return OK
+
+
+@core
+def age_hva_range(vm, hva, npages):
+    """kvm_mmu_notifier_clear_flush_young: were the pages used?  Their sptes become old; a TLB flush follows if so."""
+    young = False
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        first = max(hva, slot.hva)
+        end = min(hva + npages, slot.hva + slot.npages)
+        if slot.used and first < end and age_gfn_range(vm, i, slot.base_gfn + first - slot.hva, slot.base_gfn + end - slot.hva,
+                                                       False):
+            young = True
+    if young:
+        flush.remote_tlbs(vm)
+    return young
+
+
+@core
 def invalidate_begin(vm, hva, npages):
     """kvm_mmu_notifier_invalidate_range_start: zap what maps the hva range; faults that began earlier will retry."""
     vm.invalidate_in_progress += 1
