@@ -169,7 +169,8 @@ MACHINES = {m.name: m for m in (
 
 def build(machine, rules, vcpus):
     """A `Vm` in the machine's initial state (no area)."""
-    vm = Vm(0, rules=rule_sets.RULES[rules] | dict(machine.parameters), config=machine.config(vcpus), record=0)
+    values = rule_sets.RULES[rules] if isinstance(rules, str) else rules
+    vm = Vm(0, rules=values | dict(machine.parameters), config=machine.config(vcpus), record=0)
     vm.add_memslot(0, 0, machine.slot_pages * PAGE, 0)
     if machine.slot_pages == 12:
         vm.add_memslot(1, 12 * PAGE, 2 * PAGE, 12 * PAGE)

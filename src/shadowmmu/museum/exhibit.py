@@ -9,7 +9,8 @@
     cve:     CVE-2026-46113
     rules:   linux-6.12                                 and fields that are different in both, e.g. nx_huge_pages=1
     change:  child_gfn_must_match=0                     fields of the rules (rules/fields.py) that are different
-    breaks:  warning, host                              kinds of failure (checker/verify.py) that the search may report
+    breaks:  warning                                    kind of failure (checker/verify.py) of the shortest script;
+                                                        `nothing` where the change is said to be harmless
     needs:   host                                       of NEEDS
     length:  4                                          operations of the shortest script known
 
@@ -33,7 +34,7 @@ from ..checker import verify
 FIELDS = ("id", "year", "commits", "cve", "rules", "change", "breaks", "needs", "length")
 #: What a bug needs besides one vCPU and guest code.
 NEEDS = {"two vCPUs", "host", "SMM", "large host pages", "no guest paging", "interleaving", "nested guest"}
-KINDS = {name for name, _, _ in verify.FAILURES.values()}
+KINDS = {failure[0] for failure in verify.FAILURES.values()} | {"nothing"}
 HERE = Path(__file__).parent
 FOLDERS = (HERE / "exhibits", HERE / "seeds")
 
@@ -133,9 +134,23 @@ def read(path):
                    None if values["length"] == "-" else int(values["length"]), story.strip(), functions)
 
 
+def code_of(exhibit):
+    """The functions of an exhibit, without comments and story."""
+    return "\n".join(ast.unparse(node) for node in ast.parse(exhibit.path.read_text()).body if isinstance(node, ast.FunctionDef))
+
+
+def store(exhibit, script, length, kind):
+    """Keep a script as the exhibit's shortest: in scripts/, and its length and kind in the header."""
+    exhibit.script_path.parent.mkdir(exist_ok=True)
+    exhibit.script_path.write_text(script)
+    text = exhibit.path.read_text()
+    text = re.sub(r"^length: .*$", f"length:  {length}", text, count=1, flags=re.MULTILINE)
+    exhibit.path.write_text(re.sub(r"^breaks: .*$", f"breaks:  {kind}", text, count=1, flags=re.MULTILINE))
+
+
 def _order(exhibit):
-    letters, number = re.fullmatch(r"(.*?)(\d*)[a-z]?", exhibit.id).groups()
-    return letters, int(number or 0), exhibit.id
+    letter, number, rest = re.fullmatch(r"(\D*)(\d*)(.*)", exhibit.id).groups()
+    return letter, int(number or 0), rest
 
 
 def every():

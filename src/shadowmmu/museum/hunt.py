@@ -1,78 +1,68 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One search for all exhibits and for their fixes: no exhibit says where it is to be looked for.
+"""One search for all exhibits and for their fixes: checker.portfolio.Plan, which is told nothing.
 
-    slice 0: 4-level, seed 1 | slice 1: pcid, seed 1 | ... | slice n: 4-level, seed 2 | ...     until the time is over
+    broken:  plan until the first finding, then a little longer for a shorter script        --> Hunt
+    mended:  the same plan (it counts operations, not time) at least as far, and on until the time is over
 
-The machines take turns, each with a fresh seed, known deviations set aside.  What is found is shrunk; further slices go on
-looking for a shorter script until the time is over or `patience` slices brought none.
+The process has the exhibit's functions in it (SHADOWMMU_PATCH, or in_place); the rules say the rest.
 """
 
-import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ..checker import known, ops, search
-from ..checker.finding import explain
-from ..checker.geometry import MACHINES, Arena
-from ..checker.shrink import shrink
-from ..state import JIT
+from ..checker import finding, geometry, known, ops, portfolio, search, verify
 
-#: Machines and numbers of vCPUs that take turns.
-TURNS = (("4-level", 1), ("pcid", 1), ("32-bit", 1), ("pae", 1), ("4-level", 2), ("huge", 1), ("nonpaging", 1), ("pcid", 2),
-         ("huge", 2))
-#: Operations of one slice, and of one walk (short ones first: they shrink faster).
-SLICE = 200_000 if JIT else 700
-LENGTHS = (12, 40, 24, 80)
 ASIDE = known.mask(known.DEVIATIONS)
 
 
 @dataclass
 class Hunt:
-    """What a hunt came to.  script: rows, None if nothing was found; seconds: until the first finding (of all, if none)."""
+    """What a hunt came to.  script: the shortest one, None if nothing was found; seconds: until the first finding, or of the
+    whole; searched, states: operations done and states met until then; bounds: rows of Plan.bounds."""
 
-    machine: str = ""
-    vcpus: int = 1
-    rows: list | None = None
-    failure: int = 0
-    seconds: float = 0.0
-    operations: int = 0
-    states: int = 0
-    slices: int = 0
-    kind: str = ""
-    finds: list = field(default_factory=list)
+    script: str | None
+    length: int
+    kind: str
+    seconds: float
+    searched: int
+    states: int
+    bounds: list
+
+    @property
+    def found(self):
+        return self.script is not None
 
 
-def hunt(rules, seconds, slices=0, patience=12, progress=lambda hunt: None):
-    """Search under `rules` (a dictionary) with whatever patch this process has: a Hunt.
+def hunt(rules, seconds, operations=0, more=0.0, progress=lambda p: None):
+    """Search under `rules` (a dictionary) for `seconds`, and on until `operations` are done.
 
-    slices: number of slices at most (0: no limit).
+    more: after the first finding, the share of its time that is spent on looking for a shorter one (at most 10 s).
     """
-    out, started, waited = Hunt(), time.monotonic(), 0
-    for seed in itertools.count(1):
-        for machine, vcpus in TURNS:
-            left = seconds - (time.monotonic() - started)
-            if left <= 0 or slices and out.slices >= slices or out.rows and waited >= patience:
-                out.seconds = out.seconds or time.monotonic() - started
-                return out
-            out.slices += 1
-            finder = search.Search(MACHINES[machine], rules, vcpus, seed, aside=ASIDE)
-            found = finder.random(left, SLICE, LENGTHS[(seed - 1) % len(LENGTHS)])
-            out.operations += finder.progress.operations
-            out.states += finder.progress.states
-            waited += 1
-            if found:
-                out.seconds = out.seconds or time.monotonic() - started
-                rows = shrink(finder.arena, found.rows, found.failure)
-                out.finds.append(len(rows))
-                if out.rows is None or (len(rows), vcpus) < (len(out.rows), out.vcpus):
-                    out.machine, out.vcpus, out.rows, out.failure, waited = machine, vcpus, rows, found.failure, 0
-                    out.kind = explain(finder.arena, rows, found.failure).rule
-            progress(out)
+    plan = portfolio.Plan(rules, aside=ASIDE, progress=progress)
+    leads = plan.run(seconds=seconds, findings=1)
+    while not leads and plan.progress().operations < operations:
+        leads = plan.run(operations=operations - plan.progress().operations, findings=1)
+    p, took = plan.progress(), plan.seconds
+    if leads and more:
+        end = time.monotonic() + min(10.0, 1.0 + more * took)
+        while time.monotonic() < end and min(len(lead.rows) for lead in leads) > 1 and len(leads) < 12:
+            leads += plan.run(seconds=end - time.monotonic(), findings=1)
+    if not leads:
+        return Hunt(None, 0, "", took, p.operations, p.states, plan.bounds())
+    best = min(leads, key=lambda lead: (len(lead.rows), lead.vcpus))
+    name = rules if isinstance(rules, str) else "linux-6.12"
+    return Hunt(ops.script(best.machine, name, best.vcpus, best.rows), len(best.rows), verify.FAILURES[best.failure][0], took,
+                p.operations, p.states, plan.bounds())
 
 
 def replay(rules, script):
-    """A script (text) under `rules`: number of the failure or 0, operations done, and the arena."""
+    """A script (text) under `rules`: (number of the failure or 0, arena, rows)."""
     parsed = ops.parse(script)
-    arena = Arena(MACHINES[parsed.machine], rules, parsed.vcpus, aside=ASIDE)
-    failure, done = search.replay(arena, parsed.rows)
-    return failure, done, arena
+    arena = geometry.Arena(geometry.MACHINES[parsed.machine], rules, parsed.vcpus, aside=ASIDE)
+    return search.replay(arena, parsed.rows)[0], arena, parsed.rows
+
+
+def explained(rules, script):
+    """The Finding of a script under `rules`, or None where it finds nothing."""
+    failure, arena, rows = replay(rules, script)
+    return finding.explain(arena, rows, failure) if failure else None

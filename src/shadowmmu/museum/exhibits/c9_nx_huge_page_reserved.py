@@ -5,7 +5,7 @@ id:      C9
 year:    2021
 commits: 112022bdb5bc
 cve:     -
-rules:   linux-6.12 nx_huge_pages=1
+rules:   linux-6.12
 change:  -
 breaks:  -
 needs:   large host pages

@@ -7,7 +7,7 @@ commits: 5499ea73e7db
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   -
 length:  -
 

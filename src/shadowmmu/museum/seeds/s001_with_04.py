@@ -7,7 +7,7 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   -
 length:  -
 

@@ -7,7 +7,7 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   -
 length:  -
 

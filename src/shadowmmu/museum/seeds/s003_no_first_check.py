@@ -7,7 +7,7 @@ commits: 71fe70130d88
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   -
 length:  -
 
