@@ -131,6 +131,35 @@ def bench(context: typer.Context):
     _finish(command, context.args)
 
 
+@app.command()
+def museum(
+    exhibit: Annotated[str | None, typer.Argument(help="Id of an exhibit; without one, the list.")] = None,
+    score: Annotated[bool, typer.Option("--score", help="Search for every exhibit and with every fix; print the "
+                                                        "table. Interrupted, it goes on where it stopped.")] = False,
+    role_audit: Annotated[bool, typer.Option("--role-audit", help="Leave out each bit of the page role in turn; the shortest "
+                                                                  "visible difference.")] = False,
+    only: Annotated[str, typer.Option(help="For --score: ids, separated by commas.")] = "",
+    seconds: Annotated[float, typer.Option(help="Time of one search.")] = 60.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="For --score: forget what an earlier one found.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="For --score: store scripts that are shorter than those in the "
+                                                      "museum.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+):
+    """Historical bugs as runnable exhibits: list them, tell and run one, score all."""
+    if (score or role_audit) and exhibit or score and role_audit:
+        print("shadowmmu: an exhibit, --score and --role-audit exclude each other", file=sys.stderr)
+        raise typer.Exit(2)
+    from ..museum import command, role_audit as audit
+    if score:
+        _finish(command.score, [i for i in only.split(",") if i], seconds=seconds, as_json=json, fresh=fresh, save=save)
+    elif role_audit:
+        _finish(audit.main, seconds=seconds, as_json=json)
+    elif exhibit:
+        _finish(command.tell, exhibit, seconds=seconds, as_json=json)
+    else:
+        _finish(command.list_all, as_json=json)
+
+
 def _finish(command, *arguments, **options):
     """Call a command's body; errors that a user can mend become one line and exit code 2."""
     from .errors import USER_ERRORS, UsageError

@@ -36,7 +36,7 @@ FIELDS = ("id", "year", "commits", "cve", "rules", "change", "breaks", "needs", 
 NEEDS = {"two vCPUs", "host", "SMM", "large host pages", "no guest paging", "interleaving", "nested guest"}
 KINDS = {failure[0] for failure in verify.FAILURES.values()} | {"nothing"}
 HERE = Path(__file__).parent
-FOLDERS = (HERE / "exhibits", HERE / "seeds")
+FOLDERS = (HERE / "exhibits", HERE / "seeds", HERE / "role_bits")
 
 
 class ExhibitError(Exception):
