@@ -138,6 +138,8 @@ def museum(
                                                         "table. Interrupted, it goes on where it stopped.")] = False,
     role_audit: Annotated[bool, typer.Option("--role-audit", help="Leave out each bit of the page role in turn; the shortest "
                                                                   "visible difference.")] = False,
+    small_states: Annotated[bool, typer.Option("--small-states", help="Judge every small state of the root cache and of the "
+                                                                      "unsync bits, for each version of that code.")] = False,
     only: Annotated[str, typer.Option(help="For --score: ids, separated by commas.")] = "",
     seconds: Annotated[float, typer.Option(help="Time of one search.")] = 60.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="For --score: forget what an earlier one found.")] = False,
@@ -146,11 +148,14 @@ def museum(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ):
     """Historical bugs as runnable exhibits: list them, tell and run one, score all."""
-    if (score or role_audit) and exhibit or score and role_audit:
-        print("shadowmmu: an exhibit, --score and --role-audit exclude each other", file=sys.stderr)
+    if (exhibit is not None) + score + role_audit + small_states > 1:
+        print("shadowmmu: an exhibit, --score, --role-audit and --small-states exclude each other", file=sys.stderr)
         raise typer.Exit(2)
-    from ..museum import command, role_audit as audit
-    if score:
+    from ..museum import claims, command
+    from ..museum import role_audit as audit
+    if small_states:
+        _finish(claims.main, as_json=json)
+    elif score:
         _finish(command.score, [i for i in only.split(",") if i], seconds=seconds, as_json=json, fresh=fresh, save=save)
     elif role_audit:
         _finish(audit.main, seconds=seconds, as_json=json)
