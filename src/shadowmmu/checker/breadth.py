@@ -12,7 +12,7 @@ because a table was full.
 from .. import state
 from ..state import JIT, core
 from . import area as areas
-from . import digest, ops, step
+from . import digest, execute, ops, step
 
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT) = range(12)
 WORK_WORDS = 12
@@ -30,7 +30,7 @@ def rebuild(vm, initial, area, words, alphabet, nodes, node, path):
         node = nodes[node] >> MOVE_BITS
     step.copy(vm, initial, words)
     for k in range(depth - 1, -1, -1):
-        ops.perform(vm, area, alphabet, path[k] * ops.ROW_WORDS)
+        execute.perform(vm, area, alphabet, path[k] * ops.ROW_WORDS)
         step.forget_counters(vm)
     return depth
 
@@ -46,7 +46,7 @@ def lose(work, depth):
 @core
 def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     """Do operation NEXT_OP in the state of `node`: 0, or the number of a failure."""
-    failure = ops.perform(vm, area, alphabet, work[NEXT_OP] * ops.ROW_WORDS)
+    failure = execute.perform(vm, area, alphabet, work[NEXT_OP] * ops.ROW_WORDS)
     work[OPERATIONS] += 1
     if failure:
         return failure
