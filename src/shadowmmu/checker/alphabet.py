@@ -44,7 +44,7 @@ from .geometry import (
     W,
     entry,
 )
-from .ops import AC, BY_TLB, EMULATED, LOCKED, USER, row
+from .ops import AC, BEGIN, BY_TLB, EMULATED, LOCKED, USER, row
 
 #: Bits of an entry that lie above MAXPHYADDR of 40 bits, and above one of 36.
 ABOVE_40, ABOVE_36 = 1 << 45, 1 << 38
@@ -182,6 +182,19 @@ def host_registers(m, v, small):
             row(ops.SET_CPUID, v, 36), row(ops.SET_CPUID, v, 40)]
 
 
+def begun(m, v, small):
+    """Accesses that stop at mmu_lock."""
+    t, u, d, size = *(page * PAGE for page in m.pages[:3]), m.entry_bytes
+    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:6] if small else m.gvas)]
+    for gva, values in ((u, leaf_values(m)[0][:2 if small else 6]), (d, directory_values(m)[0][:3 if small else 6])):
+        for value in values:
+            out += [row(ops.STORE, v, gva, value, size, flags) for flags in ((BEGIN,) if small else (BEGIN, BEGIN | EMULATED))]
+    if not small:
+        out += [row(ops.STORE, v, gva, entry(DATA), size, BEGIN | flags) for gva in m.gvas for flags in (0, USER)]
+        out += [row(ops.STORE, v, t + 3 * size, value, size, BEGIN | EMULATED) for value in (entry(DATA), entry(U_TABLE))]
+    return out
+
+
 # ---- what the host does
 
 def host_writes(m, small):
@@ -215,6 +228,7 @@ def dirty(small):
     out += [row(ops.DIRTY_READ, 0, slot, 0) for slot in numbers]
     if not small:
         out += [row(ops.DIRTY_LOG, 0, 2, on, 1) for on in (1, 0)]
+        out += [row(ops.DIRTY_LOG, 0, 0, 1, 0, 1), row(ops.DIRTY_READ, 0, 0, 0, 1)]
         out += [row(ops.DIRTY_CLEAR, 0, 0, gfn, 1, 0) for gfn in (T, U_TABLE, PD, DATA, DATA + 1)]
         out.append(row(ops.DIRTY_CLEAR, 0, 0, DATA, 4, 0))
     return out
@@ -225,6 +239,7 @@ def memory(small):
     if small:
         return [row(ops.UNMAP, 0, DATA, 1)]
     out = [row(ops.UNMAP, 0, hva, 1) for hva in (DATA, DATA + 1, U_TABLE, 12)] + [row(ops.UNMAP, 0, DATA, 4)]
+    out += [row(ops.UNMAP, 0, hva, 1, 1) for hva in (DATA, DATA + 1)] + [row(ops.MIGRATE, 0, hva, 1) for hva in (DATA, U_TABLE)]
     out += [row(ops.MIGRATE, 0, hva) for hva in (DATA, DATA + 1, T, U_TABLE, PD, ROOT_A, PDPT, 12)]
     return out + [row(ops.AGE, 0, DATA, 4)]
 
@@ -241,7 +256,12 @@ def alphabet(machine, vcpus, small=False):
         out["modes"] += modes(v, small)
         if vcpus > 1:
             out["enter"].append(row(ops.ENTER, v))
+        if not small:
+            out["begin"] += begun(m, v, small)
+            out["finish"].append(row(ops.FINISH, v))
     out["host write"], out["slots"], out["dirty"] = host_writes(m, small), slots(small), dirty(small)
     out["memory"] = memory(small)
+    if not small:
+        out["finish"].append(row(ops.HOST_FINISH))
     out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in ((8,) if small else (8, 12, m.quota))]
     return out

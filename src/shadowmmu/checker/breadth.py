@@ -10,9 +10,9 @@ because a table was full.
 """
 
 from .. import state
-from ..state import JIT, core
+from ..state import JIT, Array, core, entry_point
 from . import area as areas
-from . import digest, ops, step
+from . import digest, execute, ops, step
 
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT) = range(12)
 WORK_WORDS = 12
@@ -30,7 +30,7 @@ def rebuild(vm, initial, area, words, alphabet, nodes, node, path):
         node = nodes[node] >> MOVE_BITS
     step.copy(vm, initial, words)
     for k in range(depth - 1, -1, -1):
-        ops.perform(vm, area, alphabet, path[k] * ops.ROW_WORDS)
+        execute.perform(vm, area, alphabet, path[k] * ops.ROW_WORDS)
         step.forget_counters(vm)
     return depth
 
@@ -46,7 +46,7 @@ def lose(work, depth):
 @core
 def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     """Do operation NEXT_OP in the state of `node`: 0, or the number of a failure."""
-    failure = ops.perform(vm, area, alphabet, work[NEXT_OP] * ops.ROW_WORDS)
+    failure = execute.perform(vm, area, alphabet, work[NEXT_OP] * ops.ROW_WORDS)
     work[OPERATIONS] += 1
     if failure:
         return failure
@@ -71,8 +71,9 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     return 0
 
 
-@core
-def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path, seen, bits, budget, max_depth):
+@entry_point
+def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, nodes: Array, capacity, path: Array,
+            seen: Array, bits, budget, max_depth):
     """Expand nodes in order until `budget` operations are done: 0; -1 when everything to max_depth is done; or the number
     of a failure, found by operation NEXT_OP in node NEXT_NODE."""
     start = state.attach(initial)

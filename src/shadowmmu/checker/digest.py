@@ -72,6 +72,21 @@ def digest_page(vm, area, h, sp):
 
 
 @core
+def digest_pending(vm, h, v, p):
+    """What a vCPU has begun: its parameters, what its walk saw, and the fault so far."""
+    for i in range(areas.PENDING_WORDS):
+        h = fold(h, p[i])
+    w = state.walker(vm, 2 * v)
+    h = fold(h, w.level | w.pte_access << 8 | w.gfn << 16)
+    for i in range(layout.MAX_LEVEL):
+        h = fold(h, w.ptes[i])
+        h = fold(h, w.table_gfn[i] << 8 | w.pt_access[i])
+    f = state.fault(vm, 2 * v)
+    h = fold(h, f.slot << 32 | f.map_writable << 8 | f.max_level)
+    return fold(h, f.pfn << 1 | (f.mmu_seq != vm.invalidate_seq))
+
+
+@core
 def digest_vcpu(vm, area, h, v):
     vcpu = state.vcpu(vm, v)
     ctx = state.context(vm, vcpu.mmu)
@@ -90,6 +105,9 @@ def digest_vcpu(vm, area, h, v):
     h = fold(h, vcpu.mmio_gva)
     h = fold(h, vcpu.mmio_gfn << 32 | vcpu.mmio_access << 16 | vcpu.mmio_gen)
     h = fold(h, vcpu.last_retry_addr)
+    p = areas.part(vm, area, v, areas.PENDING)
+    if p[0]:
+        h = digest_pending(vm, h, v, p)
     held = areas.part(vm, area, v, areas.HELD)
     total = 0
     for i in range(held[tlb_model.COUNT]):
@@ -118,7 +136,8 @@ def digest(vm, area):
         sp = state.page(vm, i)
         if sp.in_use and sp.list == layout.NO_LIST:
             h = digest_page(vm, area, h, sp)
-    h = fold(h, areas.head(vm, area)[areas.TAINTED] + 0)
+    head = areas.head(vm, area)
+    h = fold(h, head[areas.TAINTED] | head[areas.UNTRACKED] << 8 | head[areas.HOST_CODE] << 16 | head[areas.HOST_A] << 32)
     h = fold(h, vm.n_max_mmu_pages << 32 | vm.indirect_shadow_pages << 16 | vm.mmio_generation[0])
     for i in range(vm.n_slots):
         slot = state.slot(vm, i)

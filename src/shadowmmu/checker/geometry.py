@@ -47,7 +47,7 @@ from . import known, ops
 
 #: How often a kind of operation is drawn.
 WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2, "host registers": 1,
-           "enter": 3, "host write": 2, "slots": 2, "dirty": 2, "memory": 2, "reclaim": 1}
+           "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2, "dirty": 2, "memory": 2, "reclaim": 1}
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D
@@ -169,7 +169,7 @@ MACHINES = {m.name: m for m in (
 
 def build(machine, rules, vcpus):
     """A `Vm` in the machine's initial state (no area)."""
-    values = rule_sets.RULES[rules] if isinstance(rules, str) else rules
+    values = rules if isinstance(rules, dict) else rule_sets.RULES[rules]
     vm = Vm(0, rules=values | dict(machine.parameters), config=machine.config(vcpus), record=0)
     vm.add_memslot(0, 0, machine.slot_pages * PAGE, 0)
     if machine.slot_pages == 12:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Random walks with restarts.
 
-    initial or pooled state -> operation -> operation -> ... -> LENGTH operations -> restart
+    initial or pooled state -> operation -> operation -> ... -> LENGTH operations on -> restart
                                    |
                                    a state never met before may take a place in the pool: later walks start there
 
@@ -10,13 +10,13 @@ pool are saved, and the states are made anew from the traces.
 """
 
 from .. import state
-from ..state import JIT, core
+from ..state import JIT, Array, core, entry_point
 from . import area as areas
-from . import digest, ops, step
+from . import digest, execute, ops, step
 
 #: Words that the loop and Python share; the first six mean the same in `breadth`.
-(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT) = range(12)
-WORK_WORDS = 12
+(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END) = range(13)
+WORK_WORDS = 13
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256
@@ -40,12 +40,14 @@ def restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_dept
     """Begin a walk: at the initial state or in the pool."""
     work[RESTARTS] += 1
     work[STEP] = 0
+    work[END] = work[LENGTH]
     if not work[POOLED] or not draw(work, FROM_POOL):
         step.copy(vm, state.attach(initial), words)
         return
     k = draw(work, work[POOLED])
     step.copy(vm, state.attach(pooled(pool, stride, k)), words)
     work[STEP] = pool_depth[k]
+    work[END] = min(work[STEP] + work[LENGTH], MAX_LENGTH)
     for i in range(work[STEP] * ops.ROW_WORDS):
         trace[i] = pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i]
 
@@ -62,9 +64,9 @@ def keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth):
         work[POOLED] += 1
 
 
-@core
-def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace, pool_trace, pool_depth, seen,
-           bits, budget):
+@entry_point
+def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: Array, n_kinds, work: Array, trace: Array,
+           pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
     """`budget` operations: 0, or the number of a failure, whose operations stand in `trace`.
 
     kinds: per kind of operation (cumulated weight, first row, number of rows).  pool: handle of the first pooled state.
@@ -72,7 +74,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
     vm = state.attach(current)
     total = kinds[3 * (n_kinds - 1)]
     for _ in range(budget):
-        if work[STEP] >= work[LENGTH]:
+        if work[STEP] >= work[END]:
             restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_depth)
         pick = draw(work, total)
         kind = 0
@@ -80,7 +82,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
             kind += 1
         at = (kinds[3 * kind + 1] + draw(work, kinds[3 * kind + 2])) * ops.ROW_WORDS
         copy_operation(trace, work[STEP] * ops.ROW_WORDS, alphabet, at)
-        failure = ops.perform(vm, area, alphabet, at)
+        failure = execute.perform(vm, area, alphabet, at)
         work[OPERATIONS] += 1
         work[STEP] += 1
         if failure:
@@ -88,7 +90,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
         h = areas.head(vm, area)
         if h[areas.FULL]:
             work[FULLS] += 1
-            work[STEP] = work[LENGTH]
+            work[STEP] = work[END]
             continue
         if h[areas.SKIPPED]:
             # it may still have served requests, so it stays in the trace
@@ -139,7 +141,7 @@ class RandomWalk:
         self.work, self.trace = step.table(WORK_WORDS), step.table(ops.ROW_WORDS * MAX_LENGTH)
         self.pool_trace, self.pool_depth = step.table(POOL * MAX_LENGTH * ops.ROW_WORDS), step.table(POOL)
         w = self.work
-        w[SEED], w[LENGTH], w[STEP], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), MAX_LENGTH, salt
+        w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
         self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
 
     def step(self, budget):
@@ -155,7 +157,7 @@ class RandomWalk:
 
     def go_on(self):
         """After a failure: the next operation starts a new walk."""
-        self.work[STEP] = self.work[LENGTH]
+        self.work[STEP] = self.work[END]
 
     @property
     def complete_depth(self):
@@ -181,7 +183,7 @@ class RandomWalk:
             for i, word in enumerate(words):
                 self.pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i] = word
             self._follow(words, 2 + k)
-        if self.work[STEP] < self.work[LENGTH]:
+        if self.work[STEP] < self.work[END]:
             self._follow(trace, 1)
 
     def _follow(self, words, i):

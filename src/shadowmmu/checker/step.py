@@ -11,8 +11,8 @@ import array
 
 from .. import state
 from ..mmu import counters
-from ..state import JIT, core
-from . import architecture, ops, verify
+from ..state import JIT, Array, core, entry_point
+from . import architecture, execute, ops, verify
 from . import area as areas
 
 
@@ -41,27 +41,27 @@ def begin(vm, area):
         architecture.load_pdptes(vm, area, v)
     architecture.settle(vm, area)
     for v in range(vm.n_vcpus):
-        ops.come_in(vm, area, v)
+        execute.come_in(vm, area, v)
     verify.after_operation(vm, area)
 
 
-@core
+@entry_point
 def prepare(handle, area):
     """Make the area of a new machine."""
     begin(state.attach(handle), area)
 
 
-@core
-def perform(handle, area, op, at):
+@entry_point
+def perform(handle, area, op: Array, at):
     """Do one operation and check: 0 or the number of the failure."""
-    return ops.perform(state.attach(handle), area, op, at)
+    return execute.perform(state.attach(handle), area, op, at)
 
 
-@core
-def perform_and_forget(handle, area, op, at):
+@entry_point
+def perform_and_forget(handle, area, op: Array, at):
     """The same as a search does it: statistics start anew each time."""
     vm = state.attach(handle)
-    failure = ops.perform(vm, area, op, at)
+    failure = execute.perform(vm, area, op, at)
     forget_counters(vm)
     return failure
 
