@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One side of one exhibit in a process of its own (a process has one variant of the core).
 
-    python -m shadowmmu.museum.worker ID broken|mended SECONDS OPERATIONS MORE        --> a line of JSON
+    python -m shadowmmu.museum.worker ID broken|mended SECONDS OPERATIONS MORE NUMBER        --> a line of JSON
+
+NUMBER: of the exhibit in a combined patch (combined.py); 0: the patch in force is the exhibit's own.
 """
 
 import json
@@ -11,13 +13,14 @@ import sys
 from dataclasses import asdict
 
 
-def start(exhibit, side, seconds, operations=0, more=0.0):
-    """Start a worker; `finish` waits for it."""
+def start(exhibit, side, seconds, operations=0, more=0.0, combined=None, number=0):
+    """Start a worker; `finish` waits for it.  combined, number: file of a combined patch, and which of its exhibits."""
     environment = dict(os.environ)
     environment.pop("SHADOWMMU_PATCH", None)
     if side == "broken" and exhibit.functions:
-        environment["SHADOWMMU_PATCH"] = str(exhibit.path)
-    arguments = [sys.executable, "-m", "shadowmmu.museum.worker", exhibit.id, side, str(seconds), str(operations), str(more)]
+        environment["SHADOWMMU_PATCH"] = str(combined if number else exhibit.path)
+    arguments = [sys.executable, "-m", "shadowmmu.museum.worker", exhibit.id, side, str(seconds), str(operations), str(more),
+                 str(number)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -31,9 +34,9 @@ def finish(process):
 
 def main(arguments):
     from . import exhibit, hunt
-    name, side, seconds, operations, more = arguments
+    name, side, seconds, operations, more, number = arguments
     x = exhibit.named(name)
-    rules = x.broken_rules if side == "broken" else x.mended_rules
+    rules = x.broken_rules | {"exhibit": int(number)} if side == "broken" else x.mended_rules
     found = hunt.hunt(rules, float(seconds), int(operations), float(more))
     answer = asdict(found) | {"found": found.found}
     if side == "mended" and x.script:

@@ -17,6 +17,7 @@ FIELDS = {
     "protect_all_address_spaces": "a new page table is write-protected in every address space; no kernel does so, it is what "
                                   "the checker puts in place to set `smm-protection` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
+    "exhibit": "which exhibit of a patch that holds several is in force (museum/combined.py); 0: none",
     "role_has_smep": "CR4.SMEP itself is in the page role (7.2), not only together with CR0.WP=0",
     "dirty_with_writable": "make_spte sets D whenever it sets W, also over a writable spte",
     "vectoring_check": "emulating a #PF exit while an event is being delivered ends the run (internal error 3)",

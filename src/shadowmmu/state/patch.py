@@ -8,13 +8,14 @@
 
     SHADOWMMU_PATCH=change.py shadowmmu run        or        shadowmmu run --patch change.py
 
-A replacement lives in the module of the function it replaces: it may use that module's names, and callers in other
+A replacement lives in the module of the function it replaces: it may use that module's names and `state`, and callers in other
 modules get it, because the core calls across modules as `module.function(...)`.  What the file changes is part of
 the key of the cache, so patched and unpatched code never mix.
 """
 
 import ast
 import os
+import sys
 
 PACKAGE = __name__.split(".", 1)[0]
 
@@ -76,6 +77,8 @@ class Patch:
             self._complain(node, f"{target} takes ({', '.join(expected)})")
             return function
         self.applied.add(target)
+        # the module may not need the room's name itself
+        function.__globals__.setdefault("state", sys.modules[__package__])
         made: dict = {}
         exec(compile(ast.Module([node], []), node.path, "exec"), function.__globals__, made)
         replacement = made[node.name]
