@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`shadowmmu museum --score`: every exhibit hunted, its fix searched in the same way, two processes at a time.
 
+    all exhibits in one patch (combined.py), compiled once
     broken A1 | broken A2 | ... | mended linux-6.12 | mended linux-7.2 ...      --> ledger (a line of JSON each) --> table
 
 The ledger lies in the cache folder and is keyed by all sources and by the exhibit, so an interrupted score goes on where it
@@ -12,10 +13,12 @@ import json
 import time
 
 from ..state import cache
+from . import combined
 from . import exhibit as exhibits
 from . import worker
 
 AT_ONCE = 2
+NONE_IN_FORCE = 1 << 20
 
 
 def _folder():
@@ -60,6 +63,21 @@ def _key(x, side, seconds):
     return f"broken {x.id} {sorted(x.broken_rules.items())} {hashlib.sha256(code.encode()).hexdigest()[:16]} {seconds}"
 
 
+def _combined(show):
+    """File of the combined patch, already compiled, and the numbers of the exhibits in it."""
+    text, numbers = combined.combine(exhibits.every())
+    path = _folder() / f"combined-{hashlib.sha256((text + _sources()).encode()).hexdigest()[:16]}.py"
+    if not path.exists():
+        show("compiling all exhibits")
+        path.write_text(text)
+        x = next(x for x in exhibits.every() if x.id in numbers)
+        answer = worker.finish(worker.start(x, "broken", 0.01, 1_500, 0, path, NONE_IN_FORCE))
+        if "error" in answer:
+            path.unlink()
+            raise exhibits.ExhibitError(f"the exhibits cannot be compiled: {answer['error']}")
+    return path, numbers
+
+
 def _run(jobs, ledger, show):
     """jobs: (key, label, arguments of worker.start); those that the ledger knows are left out."""
     waiting = [job for job in jobs if job[0] not in ledger.answers]
@@ -82,7 +100,10 @@ def _run(jobs, ledger, show):
 def score(chosen, seconds=60.0, fresh=False, show=lambda text: None):
     """Rows (dictionaries) of the table for the exhibits `chosen`."""
     ledger = Ledger(fresh)
-    _run([(_key(x, "broken", seconds), x.id, (x, "broken", seconds, 0, 0.5)) for x in chosen], ledger, show)
+    if any(_key(x, "broken", seconds) not in ledger.answers for x in chosen):
+        path, numbers = _combined(show)
+        _run([(_key(x, "broken", seconds), x.id, (x, "broken", seconds, 0, 0.5, path, numbers.get(x.id, 0))) for x in chosen],
+             ledger, show)
     broken = {x.id: ledger.answers[_key(x, "broken", seconds)] for x in chosen}
     mended = {}
     for x in chosen:
