@@ -78,6 +78,11 @@ def _combined(show):
     return path, numbers
 
 
+def _number(x, numbers):
+    """Value of the rule `exhibit`: 0 where the exhibit has to go alone."""
+    return numbers.get(x.id, 0) if x.functions else NONE_IN_FORCE
+
+
 def _run(jobs, ledger, show):
     """jobs: (key, label, arguments of worker.start); those that the ledger knows are left out."""
     waiting = [job for job in jobs if job[0] not in ledger.answers]
@@ -102,7 +107,7 @@ def score(chosen, seconds=60.0, fresh=False, show=lambda text: None):
     ledger = Ledger(fresh)
     if any(_key(x, "broken", seconds) not in ledger.answers for x in chosen):
         path, numbers = _combined(show)
-        _run([(_key(x, "broken", seconds), x.id, (x, "broken", seconds, 0, 0.5, path, numbers.get(x.id, 0))) for x in chosen],
+        _run([(_key(x, "broken", seconds), x.id, (x, "broken", seconds, 0, 0.5, path, _number(x, numbers))) for x in chosen],
              ledger, show)
     broken = {x.id: ledger.answers[_key(x, "broken", seconds)] for x in chosen}
     mended = {}

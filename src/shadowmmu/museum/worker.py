@@ -17,7 +17,7 @@ def start(exhibit, side, seconds, operations=0, more=0.0, combined=None, number=
     """Start a worker; `finish` waits for it.  combined, number: file of a combined patch, and which of its exhibits."""
     environment = dict(os.environ)
     environment.pop("SHADOWMMU_PATCH", None)
-    if side == "broken" and exhibit.functions:
+    if side == "broken" and (number or exhibit.functions):
         environment["SHADOWMMU_PATCH"] = str(combined if number else exhibit.path)
     arguments = [sys.executable, "-m", "shadowmmu.museum.worker", exhibit.id, side, str(seconds), str(operations), str(more),
                  str(number)]
