@@ -82,10 +82,25 @@ def change_pages(vm, area, code, page, npages):
 
 
 @core
+def split_first(vm, page):
+    """Before one page of a large mapping changes, the host splits the mapping, with a notifier event for all of it
+    (__split_huge_pmd)."""
+    level = state.words(vm, vm.hva)[page] >> host.LEVEL_SHIFT
+    if state.words(vm, vm.hva)[page] == host.ABSENT or level == 1:
+        return
+    unit = 1 << (vm.level_bits * (level - 1))
+    dirty.invalidate_begin(vm, page & -unit, unit)
+    host.split(vm, page)
+    dirty.invalidate_end(vm)
+
+
+@core
 def notify(vm, area, code, page, npages, begin):
     """An MMU notifier event; False if there is nothing to do."""
     if state.words(vm, vm.hva)[page] == host.ABSENT or code == ops.MIGRATE and vm.n_free_ram == 0:
         return False
+    for k in range(page, page + npages):
+        split_first(vm, k)
     dirty.invalidate_begin(vm, page, npages)
     if begin:
         leave_open(vm, area, code, page, npages)
