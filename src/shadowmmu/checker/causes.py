@@ -90,6 +90,8 @@ _BY_FAILURE = {
     verify.DIRTY_LOG: Cause("host: KVM_GET_DIRTY_LOG is complete", "spte_write_protect, mark_page_dirty", "6b73a96065e8", "I7"),
     verify.WARNING: Cause("the kernel's own assertion", "WARN_ON_ONCE or KVM_BUG_ON", "aad885e77496, 0cb2af2ea66a", "I1"),
     verify.NOT_MMIO: Cause("SDM vol. 3 4.6", "the per-vCPU MMIO cache, MMIO sptes", "56f17dd3fbc4, b3e6212dea2e", "I8"),
+    verify.NOT_REFUSED: Cause("SDM vol. 2, MOV to control registers", "kvm_set_cr3: bit 63 is taken off with CR4.PCIDE only",
+                              "c19986fea873", "I8"),
 }
 _UNKNOWN = Cause("", "", "", "I8")
 

@@ -7,7 +7,7 @@ commits: 0cb2af2ea66a
 cve:     CVE-2026-46113
 rules:   linux-6.12
 change:  child_gfn_must_match=0, link_zaps_any=0
-breaks:  warning, host
+breaks:  -
 needs:   host
 length:  -
 
