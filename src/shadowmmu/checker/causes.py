@@ -96,7 +96,7 @@ _UNKNOWN = Cause("", "", "", "I8")
 #: Failures by which a guest could hurt its host: no C reproducer is written for them.
 PRIVATE = frozenset((verify.HOST, verify.READONLY, verify.WARNING, verify.DEAD))
 #: Failures that a guest can observe in itself: a C reproducer can show them.
-GUEST_VISIBLE = frozenset((verify.TRANSLATION, verify.ACCESS, verify.FAULT, verify.MARKS))
+GUEST_VISIBLE = frozenset((verify.TRANSLATION, verify.ACCESS, verify.FAULT))
 
 
 def cause(failure, last_code):
