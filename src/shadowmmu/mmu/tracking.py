@@ -36,9 +36,12 @@ def account_shadowed(vm, sp):
         memslots.gfn_meta(vm, i, gfn).write_track += 1
         if rmap.slot_gfn_write_protect(vm, i, gfn, 1):
             flush.remote_tlbs(vm)
-        return
-    if rmap.slot_gfn_write_protect(vm, i, gfn, 1):
+    elif rmap.slot_gfn_write_protect(vm, i, gfn, 1):
         flush.remote_tlbs_gfn(vm, gfn, 1)
+    if state.rules(vm).protect_all_address_spaces:
+        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+        if other >= 0 and rmap.slot_gfn_write_protect(vm, other, gfn, 1):
+            flush.remote_tlbs_gfn(vm, gfn, 1)
 
 
 @core

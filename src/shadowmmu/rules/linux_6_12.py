@@ -15,6 +15,7 @@ LINUX_6_12_0 = {
     "drop_before_mmio_spte": 0,
     "stale_check_after_reclaim": 0,
     "track_all_address_spaces": 0,
+    "protect_all_address_spaces": 0,
     "role_has_smep": 0,
     "dirty_with_writable": 0,
     "vectoring_check": 0,
