@@ -23,7 +23,7 @@ from . import report, saved, search, tasks
 from .finding import minimal
 from .ledger import Ledger, finding_of
 from .saved import SavedError, Totals
-from .tasks import LONG, Result, Settings, Task, patch_key, source_key
+from .tasks import Result, Settings, Task, patch_key, source_key
 
 #: Seconds that a campaign searches when nothing else is said.
 DEFAULT_SECONDS = 60.0
@@ -106,7 +106,7 @@ class Campaign:
     def next_task(self):
         """The next task that has no row, or None."""
         while True:
-            task = tasks.task(self.settings, self.next, LONG)
+            task = tasks.task(self.settings, self.next)
             self.next += 1
             if task is None or not self.ledger.done(self.settings, task):
                 return task
@@ -209,7 +209,7 @@ def command(settings, *, seconds=0, operations=0, workers=None, scheduler=None, 
     out, err = out or sys.stdout, err or sys.stderr
     if not seconds and not operations and not settings.depth:
         seconds = DEFAULT_SECONDS
-    path = ledger or saved.default_path(settings).removesuffix(".json") + ".ledger"
+    path = ledger or saved.default_path(settings).removesuffix(".plan") + ".ledger"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     book = Ledger(path)
     client, cluster = connect(workers, scheduler)
