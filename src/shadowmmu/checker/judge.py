@@ -15,10 +15,12 @@ permitted translation, if there is one.  Instructions are taken to succeed (no #
 """
 
 import json
+import pathlib
 import sys
 from dataclasses import dataclass, field
 
 from ..oracle import tlb, walker
+from ..state import JIT
 from ..x86 import bits
 from . import ops, tasks
 from .geometry import MACHINES, MMIO, PAGE
@@ -245,9 +247,12 @@ class Judge:
     def __init__(self, machine, vcpus):
         self.machine = machine
         self.words = [0] * (GFNS * WORDS_PER_PAGE)
-        self.frames = [walker.ram_frame(gfn, 0) if gfn < MMIO else walker.NO_FRAME for gfn in range(GFNS)]
+        self.slots = {(0, 0): (0, machine.slot_pages, 0)}
+        if machine.slot_pages == 12:
+            self.slots[0, 1] = 12, 2, 12
+        self.frames = [walker.NO_FRAME] * GFNS
         self.memory = walker.Memory(self.words, self.frames, GFNS, SHIFT, LEVEL_BITS)
-        self.slots = {(space, 0): (0, 12, 0) for space in (0, 1)} | {(0, 1): (12, 2, 12)}
+        self.place_slots()
         for gfn, entries in machine.tables().items():
             for i, entry in enumerate(entries):
                 self.write(gfn * PAGE + i * machine.entry_bytes, entry, machine.entry_bytes)
@@ -364,6 +369,16 @@ class Judge:
             walker.prepare(registers, LEVEL_BITS)
             cpu.load_pdptes()
             step.note = "no manual speaks of KVM_SET_SREGS: nothing is removed"
+        elif code == ops.SET_MSRS:
+            registers[walker.EFER] = a
+            walker.prepare(registers, LEVEL_BITS)
+            step.note = "no manual speaks of KVM_SET_MSRS: nothing is removed"
+        elif code == ops.SET_CPUID:
+            registers[walker.MAXPHYADDR] = a
+            walker.prepare(registers, LEVEL_BITS)
+            step.note = "a CPU does not change its MAXPHYADDR: nothing is removed"
+        if code in (ops.SMM_ENTER, ops.SMM_LEAVE):
+            step.note = "memory is taken to be the same in SMM"
 
     def cr0(self, step, cpu, value):
         """MOV CR0, with EFER.LMA following CR0.PG."""
@@ -409,12 +424,16 @@ class Judge:
         elif code == ops.UNMAP:
             for page in range(a, a + b):
                 self.words[page * WORDS_PER_PAGE:(page + 1) * WORDS_PER_PAGE] = [0] * WORDS_PER_PAGE
+        self.place_slots()
+        step.note = "an act of the host: the guest's CPU is told nothing"
+
+    def place_slots(self):
+        """gfn -> frame, from the memslots of address space 0."""
         for gfn in range(GFNS):
             self.frames[gfn] = walker.NO_FRAME
         for (space, _), (base, pages, hva) in self.slots.items():
             for i in range(pages if space == 0 else 0):
                 self.frames[base + i] = walker.ram_frame(hva + i, 0)
-        step.note = "an act of the host: the guest's CPU is told nothing"
 
 
 def read(path):
@@ -483,8 +502,31 @@ def text(script, steps, rows):
     return "\n".join(lines)
 
 
+def document(script_text):
+    """What `--judge --json` says of a script, from a process in any mode: the oracle is asked interpreted."""
+    import os
+    import subprocess
+    import tempfile
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(script_text)
+        file.flush()
+        if not JIT:
+            script, lines = read(file.name)
+            return as_dict(script, Judge(MACHINES[script.machine], script.vcpus).judge(lines))
+        root = str(pathlib.Path(__file__).resolve().parents[2])
+        environment = dict(os.environ, SHADOWMMU_JIT="0", SHADOWMMU_PATCH="",
+                           PYTHONPATH=os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))))
+        done = subprocess.run([sys.executable, "-m", "shadowmmu", "check", "--judge", file.name, "--json"], text=True,
+                              capture_output=True, env=environment)
+        if done.returncode:
+            raise ops.ScriptError(done.stderr.strip().splitlines()[-1])
+        return json.loads(done.stdout)
+
+
 def command(path, as_json=False, out=sys.stdout):
     """Body of `check --judge`: 0."""
+    if JIT:
+        raise ops.ScriptError("--judge runs interpreted: set SHADOWMMU_JIT=0 (the command line does)")
     script, lines = read(path)
     steps = Judge(MACHINES[script.machine], script.vcpus).judge(lines)
     print(json.dumps(as_dict(script, steps), indent=2) if as_json else text(script, steps, script.rows), file=out)

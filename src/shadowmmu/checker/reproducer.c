@@ -80,7 +80,19 @@ static pteval_t entry(u64 gfn, u64 flags)
 	return address | flags;
 }
 
-/* Runs at CPL 0 or 3; a #PF is left to the caller. */
+/* run_in_user, and GS as it was: IRET to CPL 3 may clear its base, which per-CPU data needs. */
+static uint64_t in_user(usermode_func function, ulong address, u64 value, bool *raised)
+{
+	u64 gs = rdmsr(MSR_GS_BASE);
+	uint64_t result = run_in_user(function, PF_VECTOR, address, value, 0, 0, raised);
+	unsigned error = *raised ? exception_error_code() : 0;
+
+	wrmsr(MSR_GS_BASE, gs);
+	outcome.error = error;
+	return result;
+}
+
+/* Runs at CPL 3; a #PF is left to the caller. */
 static uint64_t touch(uint64_t address, uint64_t kind)
 {
 	switch (kind) {
@@ -136,9 +148,9 @@ static struct outcome access_as(void *address, enum kind kind, enum who who)
 
 	stamp += 1ull << 32;
 	if (who == USER) {
-		value = run_in_user((usermode_func)touch, PF_VECTOR, (ulong)address, kind, 0, 0, &raised);
+		value = in_user((usermode_func)touch, (ulong)address, kind, &raised);
 		o.vector = raised ? PF_VECTOR : 0;
-		o.error = raised ? exception_error_code() : 0;
+		o.error = outcome.error;
 	} else {
 		if (kind == FETCH)
 			old = handle_exception(PF_VECTOR, fetch_fault);
@@ -172,7 +184,7 @@ static void __attribute__((unused)) store##bits(void *address, u##bits value, en
 	bool raised;										\
 												\
 	if (who == USER)									\
-		run_in_user((usermode_func)user_store##bits, PF_VECTOR, (ulong)address, value, 0, 0, &raised); \
+		in_user((usermode_func)user_store##bits, (ulong)address, value, &raised);	\
 	else											\
 		asm volatile(ASM_TRY("1f") "mov" suffix " %0, (%1)\n\t1:"				\
 			     : : "r"(value), "r"(address) : "memory");				\
@@ -190,7 +202,7 @@ static void __attribute__((unused)) store8(void *address, u8 value, enum who who
 	bool raised;
 
 	if (who == USER)
-		run_in_user((usermode_func)user_store8, PF_VECTOR, (ulong)address, value, 0, 0, &raised);
+		in_user((usermode_func)user_store8, (ulong)address, value, &raised);
 	else
 		asm volatile(ASM_TRY("1f") "movb %0, (%1)\n\t1:" : : "q"(value), "r"(address) : "memory");
 }

@@ -23,6 +23,8 @@ from .architecture import ACCESSES
 from .geometry import MACHINES, MMIO, PAGE, ROOT_A, ROOT_B
 
 CR4_BITS = {"PGE": bits.CR4_PGE, "PCIDE": bits.CR4_PCIDE, "SMEP": bits.CR4_SMEP, "SMAP": bits.CR4_SMAP, "PSE": bits.CR4_PSE}
+#: What userspace does to a vCPU, and what would end the test.
+NOT_A_GUESTS = (ops.SET_SREGS, ops.SET_MSRS, ops.SET_CPUID, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT)
 #: Entry 0 of a scaled table is this entry of the real one.
 SHIFT = 8
 FEATURES = {"PCIDE": "PCID", "SMEP": "SMEP", "SMAP": "SMAP"}
@@ -81,7 +83,7 @@ def _cr4(value):
 def statement(row):
     """One operation as C.  NotForGuests: it cannot be done by a guest in 64-bit mode.  None: an act of the host."""
     code, _, a, b, c, d = row[:6]
-    if code >= ops.HOST_WRITE or code in (ops.SET_SREGS, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT):
+    if code >= ops.HOST_WRITE or code in NOT_A_GUESTS:
         return None
     if code == ops.STORE:
         value = c_entry(b) if c == 8 else hex(b & (1 << 8 * c) - 1)
@@ -132,12 +134,14 @@ def program(finding):
     if finding.failure not in causes.GUEST_VISIBLE:
         raise NotForGuests(f"a guest's own program cannot see this kind of failure ({finding.rule})")
     machine = MACHINES[finding.machine]
-    if machine.entry_bytes != 8 or not machine.efer & bits.EFER_LMA:
-        raise NotForGuests(f"machine {finding.machine}: kvm-unit-tests sets up 4-level tables; only 64-bit machines are mapped")
+    if machine.entry_bytes != 8 or not machine.efer & bits.EFER_LMA or machine.cr4 & bits.CR4_LA57:
+        raise NotForGuests(f"machine {finding.machine}: kvm-unit-tests sets up 4-level tables; only machines with 4 levels are mapped")
     rows, question = _question(finding)
     # what the host does is left out of the program, so it is left out of what is expected, too
-    lines = [(i + 1, ops.show(row), row if statement(row) else ops.row(ops.ENTER, row[1]), False) for i, row in enumerate(rows)]
-    steps = judge.Judge(machine, finding.vcpus).judge([*lines, (len(rows) + 1, ops.show(question), question, True)])
+    lines = [ops.show(row if statement(row) else ops.row(ops.ENTER, row[1])) for row in rows]
+    who, _, what = ops.show(question).partition(" ")
+    text = "\n".join([f"machine {machine.name}", f"vcpus {finding.vcpus}", *lines, f"{who} {judge.QUESTION} {what}"])
+    steps = [[outcome["what"] for outcome in step["permitted"]] for step in judge.document(text)["steps"]]
     user = any(row[0] in judge.KINDS and row[5] & ops.USER for row in [*rows, question])
     guarded = any(row[0] == ops.MOV_CR4 and row[2] & (bits.CR4_SMEP | bits.CR4_SMAP) for row in rows)
     if user and guarded:
@@ -155,16 +159,16 @@ def _parts(finding, machine, rows, question, steps, user):
             host.append(text)
             calls.append(f"\t/* {text}: not a guest's to do */")
             continue
-        ways = f"\t/* may go {len(steps[i].outcomes)} ways on hardware */\n" if len(steps[i].outcomes) > 1 else ""
+        ways = f"\t/* may go {len(steps[i])} ways on hardware */\n" if len(steps[i]) > 1 else ""
         functions.append(f"static void op_{i + 1}(void *unused)\n{{\n{ways}\t{line}\n}}\n")
         calls.append(f"\trun_on({row[1]}, op_{i + 1});\t/* {text} */")
     checks = []
-    for outcome in steps[-1].outcomes:
-        if outcome.what.startswith("gfn"):
-            gfn = int(outcome.what.split()[1])
+    for outcome in steps[-1]:
+        if outcome.startswith("gfn"):
+            gfn = int(outcome.split()[1])
             checks.append("outcome.gfn == " + ("NO_GFN" if gfn >= MMIO else str(gfn)) + " && !outcome.vector")
         else:
-            checks.append(f"outcome.vector == PF_VECTOR && outcome.error == {outcome.what.split()[1]}")
+            checks.append(f"outcome.vector == PF_VECTOR && outcome.error == {outcome.split()[1]}")
     features = {FEATURES[name] for name, bit in CR4_BITS.items() if name in FEATURES
                 and (machine.cr4 & bit or any(row[0] == ops.MOV_CR4 and row[2] & bit for row in rows))}
     if any(row[0] == ops.INVPCID for row in rows):
@@ -177,7 +181,7 @@ def _parts(finding, machine, rows, question, steps, user):
         "script": indent.join(finding.script.rstrip().splitlines()),
         "ask": ops.show(question).replace("= 0", "").rstrip(),
         "shift": SHIFT, "vendor": "Intel" if machine.intel else "AMD",
-        "expected": indent.join(o.what.replace("gfn", "page") for o in steps[-1].outcomes),
+        "expected": indent.join(o.replace("gfn", "page") for o in steps[-1]),
         "broken": _broken(finding),
         "host": (indent + "These operations are not a guest's to do and are left out; without them the MMU may pass:"
                  + "".join(indent + "  " + h for h in host)) if host else "",
