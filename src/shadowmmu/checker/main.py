@@ -69,16 +69,26 @@ def write_reproducer(path, finding, err):
     print(f"reproducer in the style of kvm-unit-tests: {path}", file=err)
 
 
+def replayed(script, aside=None):
+    """The Finding of a script, or None.  aside: names, or None: first with all known deviations set aside, then with none."""
+    return _replay(script, aside)[0]
+
+
+def _replay(script, aside):
+    """(Finding or None, operations done, names that were set aside)."""
+    for names in ((tuple(known.DEVIATIONS), ()) if aside is None else (tuple(aside),)):
+        arena = Arena(MACHINES[script.machine], script.rules, script.vcpus, copies=2, aside=known.mask(names))
+        failure, done = search.replay(arena, script.rows)
+        if failure:
+            return explain(arena, script.rows[:done], failure), done, names
+    return None, done, names
+
+
 def replay(path, *, aside=None, as_json=False, reproducer=None, out=sys.stdout, err=sys.stderr):
     """Run a script.  aside: names, or None: first with all known deviations set aside, then with none."""
     script = read_script(path)
     started = time.monotonic()
-    for names in ((tuple(known.DEVIATIONS), ()) if aside is None else (aside,)):
-        arena = Arena(MACHINES[script.machine], script.rules, script.vcpus, copies=2, aside=known.mask(names))
-        failure, done = search.replay(arena, script.rows)
-        if failure:
-            break
-    finding = explain(arena, script.rows[:done], failure) if failure else None
+    finding, done, names = _replay(script, aside)
     p = Totals(script.machine, script.vcpus, done, done, done, time.monotonic() - started)
     settings = Settings(script.rules, (script.machine,), (script.vcpus,), tuple(names))
     report.result(settings, [p], [finding] if finding else [], p.seconds, as_json, out,
