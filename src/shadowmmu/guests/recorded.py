@@ -84,11 +84,13 @@ class _Recorder:
         self.line(f"HOSTOP {number} end rc {result}")
 
 
-def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None, progress=None):
+def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None, progress=None,
+        on_machine=lambda machine, outcome: None):
     """Run `image` (from `golden.load`) to its end and tear the VM down.
 
     rules: name of a rule set.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"), while the state is
-    there to be looked at, with the VM as `on_state.vm` if it has that attribute.  Returns a RecordedOutcome.
+    there to be looked at, with the VM as `on_state.vm` if it has that attribute.  on_machine(machine, outcome): called before the
+    guest runs.  Returns a RecordedOutcome.
     """
     vm = Vm(image.memory_size, rules=rules, record=RECORDED_EVENTS)
     if hasattr(on_state, "vm"):
@@ -101,6 +103,7 @@ def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, m
     machine = KvmRun(vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout,
                      max_instructions=max_instructions, progress=progress)
     machine.load(image)
+    on_machine(machine, outcome)
     recorder.line("VMM run")
     report = outcome.report = machine.run()
     if report.kvm_exit is not None:
