@@ -118,6 +118,8 @@ def check(
     """
     if patch is not None and os.environ.get("SHADOWMMU_PATCH") != patch:
         restart("SHADOWMMU_PATCH", patch)
+    if judge is not None and os.environ.get("SHADOWMMU_JIT") != "0":
+        restart("SHADOWMMU_JIT", "0")       # a few calls of the oracle, not worth compiling
     from ..checker.main import command
     _finish(command, rules=rules, machine=machine or (), vcpus=vcpus or (), seconds=seconds, operations=operations, depth=depth,
             seed=seed, length=length, aside=aside or (), sought=sought or (), replay_file=replay, judge_file=judge,
