@@ -20,7 +20,7 @@ Fix: the CPU always runs with EFER.NX=1 when shadow paging is used.
 
 
 @replaces("vm.registers.hardware_efer")
-def hardware_efer(vcpu):
+def hardware_efer(vm, vcpu):
     """svm_set_efer: NX always; LME only together with LMA."""
     efer = vcpu.efer | EFER_SVME
     if not efer & EFER_LMA:
