@@ -842,6 +842,11 @@ class SvmHardware:
                 arguments.append(ctypes.c_int(instruction))
             self._check(self._library.uc_hook_add(*arguments), "installing a hook")
 
+    def watch(self, address, callback):
+        """Call `callback()` whenever the guest is about to execute the instruction at this linear address."""
+        from unicorn import unicorn_const as uc
+        self._uc.hook_add(uc.UC_HOOK_CODE, lambda *_: callback(), begin=address, end=address)
+
     def _refresh_hflags(self):
         """Recompute what the translator knows about the mode from CR0, CR4, EFER, EFLAGS and the segments."""
         env = self._env64

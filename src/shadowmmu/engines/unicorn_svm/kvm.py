@@ -19,7 +19,7 @@ from ...vm.exits import EMULATE
 from ...vm.machine import signed
 from . import exits as svm
 from . import fast_path, guest_memory
-from .cpuid import EFER, PLAIN_MSRS, guest_cpuid
+from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .profile import AMD
@@ -463,15 +463,15 @@ class KvmRun:
     def _write_msr(self, index, value):
         if index == EFER:
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
-        if index not in self.msrs:
-            return True
-        self.msrs[index] = value
-        return False
+        if index in self.msrs:
+            self.msrs[index] = value
+            return False
+        return index not in IGNORED_MSRS
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
-        return self.msrs.get(index)
+        return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
