@@ -50,7 +50,7 @@ def run(run_dir, *, timeout=None, progress=None):
     recording = RecordedRun(run_dir)
     states = _States()
     outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}", on_state=states,
-                           timeout=timeout, progress=progress)
+                           timeout=timeout, progress=progress, nested=bool(recording.mode))
     formatter = Formatter(recording.kernel, guest_frames=guest_frames(states.vm), marks=outcome.marks)
     lines = [formatter.normal(row) for row in outcome.rows]
     return compare.compare_run(recording, compare.RunResult(

@@ -84,11 +84,13 @@ class _Recorder:
         self.line(f"HOSTOP {number} end rc {result}")
 
 
-def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None, progress=None):
+def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None, progress=None,
+        nested=False):
     """Run `image` (from `golden.load`) to its end and tear the VM down.
 
     rules: name of a rule set.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"), while the state is
-    there to be looked at, with the VM as `on_state.vm` if it has that attribute.  Returns a RecordedOutcome.
+    there to be looked at, with the VM as `on_state.vm` if it has that attribute.  nested: SVM is offered to the guest.
+    Returns a RecordedOutcome.
     """
     vm = Vm(image.memory_size, rules=rules, record=RECORDED_EVENTS)
     if hasattr(on_state, "vm"):
@@ -99,7 +101,7 @@ def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, m
                             on_host_operation=recorder.host_operation)
     recorder.line(f"VMM create {image.name}")
     machine = KvmRun(vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout,
-                     max_instructions=max_instructions, progress=progress)
+                     max_instructions=max_instructions, progress=progress, nested=nested)
     machine.load(image)
     recorder.line("VMM run")
     report = outcome.report = machine.run()

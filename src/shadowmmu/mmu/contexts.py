@@ -22,7 +22,7 @@ from ..x86.bits import (
     PFERR_WRITE,
     PT_PAGE_SIZE,
 )
-from . import mmio, roles, roots
+from . import mmio, nested, roles, roots
 
 #: `CONTEXT.kind`: format of the guest's tables.
 NONPAGING, PAGING32, PAGING64, PAGING_EPT = 0, 32, 64, 18
@@ -200,6 +200,9 @@ def init_mmu(vm, vcpu):
     """kvm_init_mmu: make the root MMU's roles fit the registers (kvm_init_shadow_mmu)."""
     cpu_role = roles.calc_cpu_role(vm, vcpu, vcpu.cr0, vcpu.cr4, vcpu.efer)
     cpu_ext = roles.calc_cpu_ext(vcpu.cr0, vcpu.cr4, vcpu.efer)
+    if nested.is_nested(vcpu):
+        nested.init_nested_mmu(vm, vcpu, cpu_role, cpu_ext)
+        return
     # PAE tables whenever the guest does not use 64-bit paging; NX forced on (112022bdb5bc)
     root_role = cpu_role | roles.EFER_NX_BIT
     if roles.level(root_role) < 3:
@@ -228,7 +231,11 @@ def after_set_cpuid(vm, vcpu):
     """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
     base = vcpu.id * 3
     for i in range(base, base + 3):
-        state.context(vm, i).valid = 0
+        ctx = state.context(vm, i)
+        ctx.valid = 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_keeps_role else 0
     reset(vm, vcpu)
 
 

@@ -516,7 +516,7 @@ def before_lock(vm, vcpu, f):
     w = walk.walker_of(vm, vcpu, walk.FAULT_WALKER)
     if not walk.walk_addr(vm, vcpu, ctx, w, f.addr, f.error_code & ~PFERR_RSVD):
         if not f.prefetch:
-            inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
+            inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
         return RETRY
     f.gfn = w.gfn
     f.max_level = w.level

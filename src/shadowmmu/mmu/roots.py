@@ -18,6 +18,7 @@ from . import (
     geometry,
     memslots,
     mmio,
+    nested,
     reclaim,
     roles,
     shadow_pages,
@@ -229,7 +230,7 @@ def is_visible_gfn(vm, vcpu, gfn):
 @core
 def alloc_shadow_roots(vm, vcpu, ctx):
     """mmu_alloc_shadow_roots."""
-    pgd = vcpu.cr3
+    pgd = nested.guest_pgd(vcpu, ctx)
     gfn = geometry.entry_frame(pgd)
     level = roles.level(ctx.cpu_role)
     if not is_visible_gfn(vm, vcpu, gfn):
@@ -242,7 +243,7 @@ def alloc_shadow_roots(vm, vcpu, ctx):
     if level == 3:
         # before the lock is taken: all four are checked before any root is made
         for i in range(4):
-            pdptr = ctx.pdptrs[i]
+            pdptr = nested.pdptr(vm, vcpu, ctx, i)
             if not pdptr & PT_PRESENT:
                 absent |= 1 << i
             elif not is_visible_gfn(vm, vcpu, geometry.entry_frame(pdptr)):
@@ -264,7 +265,7 @@ def alloc_shadow_roots(vm, vcpu, ctx):
             write_pae_root(vm, ctx, i, 0)
             continue
         if level == 3:
-            gfn = geometry.entry_frame(ctx.pdptrs[i])
+            gfn = geometry.entry_frame(nested.pdptr(vm, vcpu, ctx, i))
         # 32-bit: each PAE directory shadows a quarter of the guest's page directory
         root = alloc_root(vm, vcpu, ctx, gfn, i if level == 2 else 0, 2)
         if root == INVALID_PAGE:

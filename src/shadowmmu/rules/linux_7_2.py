@@ -12,5 +12,7 @@ LINUX_7_2 = LINUX_6_12 | {
     "mmio_cache_lacks_read": 1,             # MBEC/GMET: access got a read bit that shadow_mmio_access_mask drops
     "counts_used_pages_as_stat": 1,
     "flush_only_mmu_writable": 1,           # 6.13
+    "np_enable_ignored": 1,                 # the bit is sanitised like others that CPUID does not offer
+    "npt_role_has_wp": 1,
     "reload_frees_obsolete": 1,             # 6.15
 }

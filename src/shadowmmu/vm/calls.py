@@ -5,9 +5,9 @@ Compiled, the handle is an address; interpreted, it is the state itself (`state.
 """
 
 from .. import state
-from ..mmu import contexts, dirty, flush, geometry, host, inject, roots, walk, writes, zap
+from ..mmu import contexts, dirty, flush, geometry, host, inject, memslots, roots, walk, writes, zap
 from ..state import core
-from . import emulation, entry, exits, invalidation, operations, registers
+from . import emulation, entry, exits, invalidation, nested_guest, operations, registers
 
 
 @core
@@ -20,6 +20,7 @@ def create_vcpu(handle, v):
     vcpu.walk_mmu = v * 3
     for c in range(v * 3, v * 3 + 3):
         ctx = state.context(vm, c)
+        ctx.id = c - v * 3
         ctx.root_hpa = roots.INVALID_PAGE
         for i in range(3):
             ctx.prev_hpa[i] = roots.INVALID_PAGE
@@ -193,9 +194,27 @@ def queue_exception(handle, v, vector, has_error, error):
 
 
 @core
-def emulated_page_fault(handle, v, error, address):
+def emulated_page_fault(handle, v, error, address, of_nested_table):
     vm = state.attach(handle)
-    inject.emulated_page_fault(vm, state.vcpu(vm, v), error, address)
+    inject.emulated_page_fault(vm, state.vcpu(vm, v), error, address, of_nested_table)
+
+
+@core
+def enter_nested_svm(handle, v, cr0, cr3, cr4, efer, npt, nested_cr3):
+    vm = state.attach(handle)
+    return nested_guest.enter_svm(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer, npt, nested_cr3)
+
+
+@core
+def leave_nested_svm(handle, v, cr0, cr3, cr4, efer):
+    vm = state.attach(handle)
+    return nested_guest.leave_svm(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
+
+
+@core
+def mark_page_dirty(handle, v, gpa):
+    vm = state.attach(handle)
+    memslots.mark_page_dirty(vm, state.vcpu(vm, v), gpa >> vm.page_shift)
 
 
 @core

@@ -285,7 +285,7 @@ class Vcpu:
     @property
     def other_walker(self):
         """The walker of translations that are not page faults; after a failed one, its fault."""
-        return interpreted.walker(self.vm.view, 2 * self.index + 1)
+        return interpreted.walker(self.vm.view, layout.WALKERS_PER_VCPU * self.index + 1)
 
     @property
     def root(self):

@@ -45,7 +45,7 @@ def operand_gpa(vm, vcpu, gva, write):
     gpa = emulation.data_gpa(vm, vcpu, gva, write)
     if gpa == emulation.FAULT:
         w = walk.walker_of(vm, vcpu, walk.OTHER_WALKER)
-        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
+        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
         return FAULTED
     if emulation.is_mmio(vm, vcpu, gva, gpa, write):
         return MMIO

@@ -496,6 +496,11 @@ class SvmHardware:
         if not cells[hooks.IN_EXIT]:
             self._kick()
 
+    def drop_event(self):
+        """Forget a queued event."""
+        self._cells[hooks.EVENT_PENDING] = 0
+        self._cells[hooks.EXIT_INT_INFO] = 0
+
     @property
     def event_queued(self):
         return bool(self._cells[hooks.EVENT_PENDING])
@@ -530,6 +535,10 @@ class SvmHardware:
         bit = 1 << (code - 0x60)
         mask = self._env64[o.INTERCEPT // 8]
         self._env64[o.INTERCEPT // 8] = mask | bit if enable else mask & ~bit
+
+    def intercepted(self, code):
+        """Is one of the exits 0x60..0x9f armed?"""
+        return bool(self._env64[o.INTERCEPT // 8] >> (code - 0x60) & 1)
 
     def intercept_msr(self, index, read=True, write=True):
         """Choose whether RDMSR and WRMSR of one MSR exit. Raises EngineError outside the bitmap's ranges."""
