@@ -11,7 +11,7 @@ seen by the next VMRUN.
 from .. import state
 from ..mmu import contexts, flush, nested, roots
 from ..state import core
-from ..x86.bits import CR0_PE, CR0_PG
+from ..x86.bits import CR0_PE, CR0_PG, CR4_MCE, CR4_PAE
 from . import registers
 
 
@@ -67,7 +67,12 @@ def leave_svm(vm, vcpu, cr0, cr3, cr4, efer):
     vcpu.nested_shutdown = 0
     vcpu.vmexit_pending = 0
     vcpu.efer = efer
+    l2_paging = vcpu.cr0 & CR0_PG
     registers.store_cr0(vcpu, cr0 | CR0_PE)
+    if l2_paging != vcpu.cr0 & CR0_PG and not nested.tdp_enabled(vm):
+        # svm_set_cr0 writes CR4 anew when paging goes on, from the register that still holds L2's and into the field
+        # from which L1's is then read: an unpaged L2 leaves its CR4, PAE and the host's MCE behind (seen on all kernels)
+        cr4 = vcpu.cr4 | CR4_PAE | CR4_MCE
     vcpu.cr4 = cr4
     transition_tlb_flush(vcpu)
     # nested_svm_uninit_mmu_context

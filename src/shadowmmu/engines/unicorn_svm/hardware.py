@@ -34,6 +34,7 @@ CR4_TRANSLATION = (1 << 4) | CR4_PAE | (1 << 7) | (1 << 12) | (1 << 20) | CR4_SM
 EFER_LMA, EFER_NXE, EFER_SVME = 1 << 10, 1 << 11, 1 << 12
 EFER_TRANSLATION = EFER_LMA | EFER_NXE
 
+RFLAGS_RF = 1 << 16
 DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
@@ -460,10 +461,11 @@ class SvmHardware:
         return self._prefixes(code) + (2 if opcode == 0xCD else 1)
 
     def skip_instruction(self, length):
-        """RIP += `length`, and the interrupt shadow ends, as after a completed instruction."""
+        """RIP += `length`; the interrupt shadow and RFLAGS.RF end, as after a completed instruction."""
         rip = self.rip + length
         self.rip = rip if self._env32[o.HFLAGS // 4] & o.HF_CS64 else rip & 0xFFFFFFFF
         self.in_interrupt_shadow = False
+        self._env64[o.EFLAGS // 8] &= ~RFLAGS_RF
 
     @property
     def in_interrupt_shadow(self):
