@@ -84,15 +84,15 @@ class _Recorder:
         self.line(f"HOSTOP {number} end rc {result}")
 
 
-def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None, progress=None,
-        nested=False):
+def run(image, *, rules, mmu="shadow", profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None,
+        progress=None, nested=False):
     """Run `image` (from `golden.load`) to its end and tear the VM down.
 
-    rules: name of a rule set.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"), while the state is
-    there to be looked at, with the VM as `on_state.vm` if it has that attribute.  nested: SVM is offered to the guest.
-    Returns a RecordedOutcome.
+    rules: name of a rule set.  mmu: as for `Vm`.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"),
+    while the state is there to be looked at, with the VM as `on_state.vm` if it has that attribute.  nested: SVM is
+    offered to the guest.  Returns a RecordedOutcome.
     """
-    vm = Vm(image.memory_size, rules=rules, record=RECORDED_EVENTS)
+    vm = Vm(image.memory_size, rules=rules, mmu=mmu, record=RECORDED_EVENTS)
     if hasattr(on_state, "vm"):
         on_state.vm = vm
     recorder = _Recorder(vm, image.memory_size, on_state)

@@ -24,9 +24,11 @@ FIELDS = {
     "prefetch_same_pfn_spurious": "prefetch onto a present entry with the same pfn does nothing",
     "accessed_when_synchronizing": "a synced spte is made accessed",
     "flush_only_mmu_writable": "mmu_spte_update asks for a flush only when MMU-writable is lost",
-    "cpuid_keeps_role": "KVM_SET_CPUID2 only marks root roles invalid (4fa96da3e6fe) instead of zeroing them",
     "np_enable_ignored": "a VMCB with NP_ENABLE runs without nested paging on a host that has none, instead of failing",
     "npt_role_has_wp": "the role of a shadowed NPT has cr0_wp set",
     "nx_huge_pages": "the iTLB multihit workaround is on",
     "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
+    "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",
+    "tdp_mmu_enabled": "module parameter kvm.tdp_mmu: direct roots belong to the TDP MMU",
+    "cpuid_invalidates_role": "KVM_SET_CPUID2 marks the MMUs' root roles invalid instead of clearing them",
 }

@@ -25,11 +25,13 @@ LINUX_6_12_0 = {
     "prefetch_same_pfn_spurious": 0,
     "accessed_when_synchronizing": 0,
     "flush_only_mmu_writable": 0,
-    "cpuid_keeps_role": 1,
     "np_enable_ignored": 0,
     "npt_role_has_wp": 0,
     "nx_huge_pages": 0,
     "max_huge_page_level": 3,
+    "tdp_enabled": 0,
+    "tdp_mmu_enabled": 0,
+    "cpuid_invalidates_role": 1,
 }
 
 #: 6.12.95.

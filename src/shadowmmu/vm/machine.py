@@ -24,6 +24,10 @@ from . import calls, operations
 
 U64 = (1 << 64) - 1
 
+#: Names of MMUs -> the module parameters that choose them.
+MMUS = {"shadow": {"tdp_enabled": 0, "tdp_mmu_enabled": 0}, "tdp": {"tdp_enabled": 1, "tdp_mmu_enabled": 1},
+        "tdp-legacy": {"tdp_enabled": 1, "tdp_mmu_enabled": 0}}
+
 
 class VmError(Exception):
     """The VM cannot do what was asked; the message says what and why."""
@@ -314,12 +318,16 @@ class Vm:
     """A virtual machine.
 
     memory: bytes of guest RAM in one memslot at gpa 0 (0: none; add slots yourself).  rules: name in `RULES`, or a
-    dict of rule fields.  vcpus: number.  config: a `Config` for other sizes or another geometry.  events: which events
+    dict of rule fields.  mmu: "shadow", "tdp" (two-dimensional paging, TDP MMU) or "tdp-legacy" (two-dimensional paging
+    with the direct MMU of kvm.tdp_mmu=N).  vcpus: number.  config: a `Config` for other sizes or another geometry.  events: which events
     are recorded (mask of `events`), drained by `drain_events`.
     """
 
-    def __init__(self, memory=16 << 20, *, rules=rule_sets.DEFAULT, vcpus=1, config=None, record=events.ALL):
+    def __init__(self, memory=16 << 20, *, rules=rule_sets.DEFAULT, mmu="shadow", vcpus=1, config=None,
+                 record=events.ALL):
         PATCH.check()
+        if mmu not in MMUS:
+            raise VmError(f"no MMU named {mmu!r}; there are: {', '.join(MMUS)}")
         if isinstance(rules, str):
             if rules not in rule_sets.RULES:
                 raise VmError(f"no rules named {rules!r}; there are: {', '.join(rule_sets.RULES)}")
@@ -333,7 +341,7 @@ class Vm:
         self.store = Store(self.config, len(FIELDS))
         self.view, self.handle = self.store.view, self.store.vm
         self.page_size = page_size
-        rule_sets.load(interpreted.rules(self.view), values)
+        rule_sets.load(interpreted.rules(self.view), {**values, **MMUS[mmu]})
         self.view.event_mask = record
         self.vcpus = [Vcpu(self, i) for i in range(self.config.vcpus)]
         if memory:
