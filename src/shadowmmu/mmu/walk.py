@@ -417,10 +417,13 @@ def zap_and_prefetch(vm, vcpu, sp, sptep, index):
 def invalidate_addr(vm, vcpu, mmu, addr, which):
     """kvm_mmu_invalidate_addr: a guest INVLPG-like event for `addr` in the roots of mask `which`."""
     ctx = state.context(vm, mmu)
-    if is_noncanonical(vm, vcpu, addr):
-        return
-    flush.tlb_gva(vcpu, addr)
-    if ctx.kind == contexts.NONPAGING:
+    if ctx.id != nested.GUEST_MMU:
+        # in guest_mmu it is a gpa
+        if is_noncanonical(vm, vcpu, addr):
+            return
+        flush.tlb_gva(vcpu, addr)
+    if ctx.kind == contexts.NONPAGING or ctx.id == nested.NESTED_MMU:
+        # no sync_spte: nothing is shadowed
         return
     if which & roots.CURRENT:
         invalidate_addr_in_root(vm, vcpu, mmu, addr, ctx.root_hpa)

@@ -83,7 +83,7 @@ VCPU = dict(
 CONTEXT = dict(
     id=1,
     cpu_role=1, cpu_ext=1, root_role=1, root_hpa=1, root_pgd=1, prev_hpa=NUM_PREV_ROOTS, prev_pgd=NUM_PREV_ROOTS,
-    kind=1, pae_root=1, pml4_root=1, pml5_root=1, pdptrs=4, permissions=16, pkru_mask=1, rsvd=2 * MAX_LEVEL,
+    kind=1, pae_root=1, pml4_root=1, pml5_root=1, special=1, pdptrs=4, permissions=16, pkru_mask=1, rsvd=2 * MAX_LEVEL,
     valid=1,
 )
 

@@ -69,9 +69,10 @@ def leave_svm(vm, vcpu, cr0, cr3, cr4, efer):
     vcpu.efer = efer
     l2_paging = vcpu.cr0 & CR0_PG
     registers.store_cr0(vcpu, cr0 | CR0_PE)
-    if l2_paging != vcpu.cr0 & CR0_PG and not state.rules(vm).tdp_enabled:
+    if l2_paging != vcpu.cr0 & CR0_PG and state.rules(vm).paging_on_rewrites_cr4 \
+            and not state.rules(vm).tdp_enabled:
         # svm_set_cr0 writes CR4 anew when paging goes on, from the register that still holds L2's and into the field
-        # from which L1's is then read: an unpaged L2 leaves its CR4, PAE and the host's MCE behind (seen on all kernels)
+        # from which L1's is then read: an unpaged L2 leaves its CR4, PAE and the host's MCE behind (seen on 6.12 and 7.2)
         cr4 = vcpu.cr4 | CR4_PAE | CR4_MCE
     vcpu.cr4 = cr4
     transition_tlb_flush(vcpu)

@@ -539,7 +539,8 @@ class KvmRun:
     def _cpuid(self):
         hw = self.hardware
         values = guest_cpuid(self.vcpu, hw, hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF, la57=self.la57,
-                             svm=self.nested is not None, npt=self.npt)
+                             svm=self.nested is not None,
+                             svm_features=self.nested.features() if self.nested else 0)
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
         return self._skip(2)
 

@@ -17,6 +17,7 @@ from ...vm import calls
 from ...vm.machine import signed
 from ...x86.bits import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME
 from . import exits as svm
+from .cpuid import SVM_ADDRESS_CHECK, SVM_CLEAN_BITS, SVM_FLUSHBYASID, SVM_NPT
 from .errors import EngineError
 from .hardware import DIRECT_MSRS
 from .vmcb import NP_ENABLE, V_IRQ, Vmcb, VmcbSegment, attributes
@@ -298,6 +299,12 @@ class NestedSvm:
 
     def read_msr(self, index):
         return self.hsave if index == HSAVE_PA else self.vm_cr
+
+    def features(self):
+        """EDX of CPUID leaf 8000000A."""
+        rules = interpreted.rules(self.run.vm.view)
+        return (SVM_CLEAN_BITS | SVM_ADDRESS_CHECK | (SVM_NPT if self.run.npt else 0)
+                | (SVM_FLUSHBYASID if rules.svm_flushbyasid else 0))
 
     # -- exits of L2
 
