@@ -6,6 +6,7 @@
             = MMIO          no memory there; the address is emulated
             = STUCK         the access did not succeed in `MAX_EXITS` exits
             = DEAD          shutdown, or no root could be made
+            = NESTED_EXIT   L2 must leave for L1 first (`vcpu.vmexit_pending`)
 """
 
 from .. import state
@@ -14,7 +15,7 @@ from ..state import core
 from ..x86.bits import PFERR_USER, PFERR_WRITE
 from . import emulation, entry, exits, hardware
 
-FAULTED, MMIO, STUCK, DEAD, EMULATED = -1, -2, -3, -4, -5
+FAULTED, MMIO, STUCK, DEAD, EMULATED, NESTED_EXIT = -1, -2, -3, -4, -5, -6
 MAX_EXITS = 64
 
 
@@ -24,7 +25,10 @@ def reach(vm, vcpu, gva, access):
     if vcpu.cpl == 3:
         access |= PFERR_USER
     for _ in range(MAX_EXITS):
-        if entry.enter(vm, vcpu) != entry.ENTER:
+        result = entry.enter(vm, vcpu)
+        if result == entry.NESTED_EXIT:
+            return NESTED_EXIT
+        if result != entry.ENTER:
             return DEAD
         result = hardware.translate(vm, vcpu, gva, access)
         if result >= 0:
@@ -46,7 +50,7 @@ def operand_gpa(vm, vcpu, gva, write):
     if gpa == emulation.FAULT:
         w = walk.walker_of(vm, vcpu, walk.OTHER_WALKER)
         inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
-        return FAULTED
+        return NESTED_EXIT if vcpu.vmexit_pending else FAULTED
     if emulation.is_mmio(vm, vcpu, gva, gpa, write):
         return MMIO
     return gpa
