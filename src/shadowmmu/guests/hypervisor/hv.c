@@ -108,6 +108,7 @@ static volatile u64 *shadow_entry(u64 va)
 static void inject_page_fault(u64 va, u32 error)
 {
     V64(S_CR2) = va;
+    V64(S_RFLAGS) |= 1 << 16;                   /* a fault pushes RF; EVENTINJ does not set it */
     V32(EVENTINJ) = 14 | 3 << 8 | 1 << 11 | 1u << 31;
     V32(EVENTINJ_ERROR) = error;
 }
