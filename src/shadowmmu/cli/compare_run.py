@@ -29,7 +29,7 @@ def state_dump(vm, nested=False):
     return dump.StateDump(
         contexts=contexts, registers=registers, gen=v.mmu_valid_gen, n_used=v.n_used_mmu_pages, n_max=v.n_max_mmu_pages,
         indirect=v.indirect_shadow_pages, pages=[shadow_page(p) for p in vm.shadow_pages],
-        guest_frames=guest_frames(vm), walk=walk, nonpresent=interpreted.rules(v).nonpresent_spte)
+        guest_frames=guest_frames(vm), tdp_pages=[shadow_page(p) for p in vm.tdp_pages], walk=walk, nonpresent=interpreted.rules(v).nonpresent_spte)
 
 
 def mmu_state(vm, index, name, current):
@@ -38,7 +38,9 @@ def mmu_state(vm, index, name, current):
     ctx = interpreted.context(v, index)
     spt = interpreted.words(v, v.spt)
     pae = (ctx.pae_root - v.shadow_pfn) << v.level_bits
-    tables = [(f"PAEROOT{i}", spt[pae + i]) for i in range(4)] if name == "root_mmu" else []
+    # mmu_alloc_special_roots: with two-dimensional paging root_mmu needs none
+    special = name == "root_mmu" and not interpreted.rules(v).tdp_enabled
+    tables = [(f"PAEROOT{i}", spt[pae + i]) for i in range(4)] if special else []
     return dump.MmuState(
         root=dump.Root(ctx.root_hpa, ctx.root_pgd), prev=[dump.Root(ctx.prev_hpa[i], ctx.prev_pgd[i]) for i in range(3)],
         cpu_role=ctx.cpu_role, ext=ctx.cpu_ext, root_role=ctx.root_role, tables=tables, name=name, current=current)

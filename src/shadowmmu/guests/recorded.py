@@ -8,6 +8,7 @@
 from dataclasses import dataclass, field
 
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
+from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..engines.unicorn_svm.profile import TCG
 from ..mmu import counters, events
 from ..state import interpreted
@@ -100,8 +101,9 @@ def run(image, *, rules, mmu="shadow", profile=TCG, on_state=lambda tag: None, t
     devices = platform.make("golden", image.memory_size, on_line=recorder.line, on_mark=recorder.mark,
                             on_host_operation=recorder.host_operation)
     recorder.line(f"VMM create {image.name}")
-    machine = KvmRun(vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout,
-                     max_instructions=max_instructions, progress=progress, nested=nested)
+    machine = (KvmRun if mmu == "shadow" else NestedPagingRun)(
+        vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout, max_instructions=max_instructions,
+        progress=progress, nested=nested)
     machine.load(image)
     recorder.line("VMM run")
     report = outcome.report = machine.run()

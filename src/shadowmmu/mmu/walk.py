@@ -422,7 +422,7 @@ def invalidate_addr(vm, vcpu, mmu, addr, which):
         if is_noncanonical(vm, vcpu, addr):
             return
         flush.tlb_gva(vcpu, addr)
-    if ctx.kind == contexts.NONPAGING or ctx.id == nested.NESTED_MMU:
+    if ctx.root_role & roles.DIRECT or ctx.id == nested.NESTED_MMU:
         # no sync_spte: nothing is shadowed
         return
     if which & roots.CURRENT:

@@ -32,6 +32,7 @@ NAMES = {
     23: "reserved bits set in a shadow-present spte",
     24: "root_count below zero",
     25: "kvm_mmu_write_protect_fault: an MMIO address in a memslot (the per-vCPU MMIO cache is stale)",
+    26: "kvm_tdp_mmu_zap_sp: a root, or a table that is not linked",
 }
 
 

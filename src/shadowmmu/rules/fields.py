@@ -35,4 +35,11 @@ FIELDS = {
     "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",
     "tdp_mmu_enabled": "module parameter kvm.tdp_mmu: direct roots belong to the TDP MMU",
     "cpuid_invalidates_role": "KVM_SET_CPUID2 marks the MMUs' root roles invalid instead of clearing them",
+    "ad_enabled": "nested page tables of the host have accessed and dirty bits (kvm_intel.eptad; always on AMD)",
+    "pml": "module parameter kvm_intel.pml: the hardware logs dirty pages, D is cleared instead of W",
+    "eager_page_split": "module parameter kvm.eager_page_split: huge pages are split when a dirty log begins",
+    "frozen_spte": "FROZEN_SPTE (REMOVED_SPTE): an entry of the TDP MMU that nobody may touch",
+    "tdp_zap_from_4k": "a root of the TDP MMU is zapped in passes from 4K on, not from 1G on",
+    "tdp_change_traced_last": "kvm_tdp_mmu_spte_changed of a cut-off table follows what its removal traces",
+    "tdp_recovers_in_place": "huge pages come back by replacing the table (13e2e4f62a4b), not by zapping it",
 }

@@ -60,9 +60,9 @@ def attach(typing, address):
     return _HEADER(types.int64), generate
 
 
-_page, _vcpu, _context, _slot, _desc, _meta, _large, _walker, _fault, _sync = (
+_page, _vcpu, _context, _slot, _desc, _meta, _large, _walker, _fault, _sync, _iter, _hw_walk = (
     _pointer_at(_TYPES[name]) for name in
-    ("PAGE", "VCPU", "CONTEXT", "SLOT", "DESC", "META", "META_LARGE", "WALKER", "FAULT", "SYNC"))
+    ("PAGE", "VCPU", "CONTEXT", "SLOT", "DESC", "META", "META_LARGE", "WALKER", "FAULT", "SYNC", "TDP_ITER", "HW_WALK"))
 PAGE, VCPU, CONTEXT, SLOT, DESC, META, LARGE, WALKER, FAULT = (
     _DTYPES[name].itemsize for name in
     ("PAGE", "VCPU", "CONTEXT", "SLOT", "DESC", "META", "META_LARGE", "WALKER", "FAULT"))
@@ -121,6 +121,16 @@ def fault(vm, i):
 @_njit
 def sync_vector(vm):
     return _sync(vm, vm.sync)
+
+
+@_njit
+def tdp_iter(vm):
+    return _iter(vm, vm.iter)
+
+
+@_njit
+def hw_walk(vm):
+    return _hw_walk(vm, vm.hw_walk)
 
 
 def define_rules(fields):

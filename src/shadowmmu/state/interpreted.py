@@ -179,6 +179,16 @@ def sync_vector(vm):
     return _CLASSES["SYNC"](vm.view, vm.sync >> 3)
 
 
+def tdp_iter(vm):
+    """The iterator over trees of the TDP MMU."""
+    return _CLASSES["TDP_ITER"](vm.view, vm.iter >> 3)
+
+
+def hw_walk(vm):
+    """The record of the hardware's two-dimensional walk."""
+    return _CLASSES["HW_WALK"](vm.view, vm.hw_walk >> 3)
+
+
 def rules(vm):
     """The rules record: what differs between kernel versions."""
     return _CLASSES["RULES"](vm.view, vm.rules >> 3)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from .. import rules as rule_sets
 from ..mmu import counters, events, flush, memslots, roles, warn
+from ..mmu.sptes import MMU_PRESENT
 from ..rules.fields import FIELDS
 from ..state import JIT, PATCH, interpreted, layout
 from ..state.store import Config, Store
-from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER
+from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER, PT_PAGE_SIZE
 from . import calls, operations
 from .errors import GuestFault, VmError
 from .guest_hypervisor import nested_exit
@@ -445,8 +446,27 @@ class Vm:
         empty = interpreted.rules(self.view).nonpresent_spte
         entries = {k: spt[first + k] & U64 for k in range(1 << self.view.level_bits) if spt[first + k] != empty}
         return ShadowPage(i, sp.gfn, sp.role, bool(sp.unsync), sp.unsync_children, sp.root_count, sp.mmu_valid_gen,
-                          sp.write_flooding_count, self._count(sp.parent_ptes), bool(sp.parent_ptes & 1),
+                          sp.write_flooding_count, int(sp.ptep >= 0) if sp.tdp_mmu_page else self._count(sp.parent_ptes),
+                          bool(sp.parent_ptes & 1),
                           self.view.shadow_pfn + self.view.special_frames + i, entries)
+
+    @property
+    def tdp_pages(self):
+        """Tables of the TDP MMU: each root of tdp_mmu_roots (newest first), followed by what it links, depth first."""
+        out, i = [], self.view.list_head[layout.TDP_ROOT_LIST]
+        while i >= 0:
+            self._add_tree(i, out)
+            i = interpreted.page(self.view, i).next
+        return out
+
+    def _add_tree(self, i, out):
+        table = self.shadow_page(i)
+        out.append(table)
+        if table.level == 1:
+            return
+        for spte in table.sptes.values():
+            if spte & MMU_PRESENT and not spte & PT_PAGE_SIZE:
+                self._add_tree((spte >> 12 & (1 << 40) - 1) - self.view.shadow_pfn - self.view.special_frames, out)
 
     def _count(self, head):
         if head == 0 or not head & 1:

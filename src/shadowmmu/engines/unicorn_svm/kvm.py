@@ -37,7 +37,7 @@ EPERM, ENOSYS = -1, -1000
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Names of exits for the statistics.
-NAMES = {svm.PAGE_FAULT: "#PF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
+NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
          svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", CR0_SEL_WRITE: "MOV to CR0"}
 
@@ -107,6 +107,7 @@ class KvmRun:
         self.exit_code, self.exit_info = 0, (0, 0)
         self.nested = NestedSvm(self) if nested else None
         self.vcpu.set_svm(nested)
+        self.hardware.set_faults_push_rf(profile.faults_push_rf)
 
     # -- set-up
 
@@ -444,7 +445,7 @@ class KvmRun:
                 self.report.internal = (f"VMM internal suberror 3 nd 5 {address:x} "
                                         f"{svm.PAGE_FAULT:x}")
                 return False
-            if not self._emulate(address, verdict & ~EMULATE):
+            if not self._emulate(address, verdict & ~EMULATE, faulted=True):
                 return False
         return self._enter_again() if enter else True
 
@@ -456,9 +457,10 @@ class KvmRun:
         stale = self.profile.stale_event_type and self._block[fast_path.EVENT_BEFORE]
         return bool(stale or self.hardware.interrupted_event)
 
-    def _emulate(self, address=0, flags=0):
+    def _emulate(self, address=0, flags=0, faulted=False):
+        """faulted: because of a fault of the MMU at `address` (EMULTYPE_PF)."""
         self.emulated += 1
-        if self.emulator.emulate(address, flags) == FAILED:
+        if self.emulator.emulate(address, flags, faulted) == FAILED:
             code = self.emulator.last_code.hex(" ")
             return self._end("internal error", f"the instruction at RIP {self.hardware.rip:#x} cannot be emulated: "
                                                f"{code}")

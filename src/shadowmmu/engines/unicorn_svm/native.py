@@ -73,3 +73,10 @@ def call4(typing_context, function, a, b, c, d):
     def generate(context, builder, signature, arguments):
         return _call(builder, arguments)
     return types.int64(types.int64, types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def call6(typing_context, function, a, b, c, d, e, f):
+    def generate(context, builder, signature, arguments):
+        return _call(builder, arguments)
+    return types.int64(*[types.int64] * 7), generate
