@@ -205,7 +205,7 @@ def init_mmu(vm, vcpu):
         return
     if state.rules(vm).tdp_enabled:
         # how the guest pages does not show in nested page tables; cpu_role is for walks that KVM makes itself
-        init_shadow_mmu(vm, vcpu, state.context(vm, vcpu.mmu), cpu_role, cpu_ext, roles.calc_tdp_root_role(vm, cpu_role))
+        init_shadow_mmu(vm, vcpu, state.context(vm, vcpu.mmu), cpu_role, cpu_ext, roles.calc_tdp_root_role(vm, vcpu, cpu_role))
         return
     # PAE tables whenever the guest does not use 64-bit paging; NX forced on (112022bdb5bc)
     root_role = cpu_role | roles.EFER_NX_BIT

@@ -486,7 +486,7 @@ def start(vm, vcpu, f, addr, error_code):
     f.rsvd = 1 if error_code & PFERR_RSVD else 0
     f.user = 1 if error_code & PFERR_USER else 0
     f.prefetch = 0
-    f.is_tdp = state.rules(vm).tdp_enabled
+    f.is_tdp = 1 if state.rules(vm).tdp_enabled and state.context(vm, vcpu.mmu).root_role & roles.DIRECT else 0
     f.nx_workaround = state.rules(vm).nx_huge_pages
     f.max_level = MAX_HUGEPAGE_LEVEL
     f.req_level = 1

@@ -14,17 +14,11 @@ that inner walk is one of L1's nested tables and becomes a #VMEXIT to L1.
 
 from .. import state
 from ..state import core
-from ..x86.bits import CR0_WP, CR4_PKE, PFERR_USER
+from ..x86.bits import CR0_WP, CR4_PKE, PFERR_USER, PFERR_WRITE
 from . import contexts, events, geometry, host, roles, roots, walk
 
 #: `CONTEXT.id`.
 ROOT_MMU, GUEST_MMU, NESTED_MMU = 0, 1, 2
-
-
-@core
-def tdp_level(vcpu):
-    """kvm_mmu_get_tdp_level: levels of the host's nested tables (npt and ept are as deep as the host's own paging)."""
-    return vcpu.tdp_level
 
 
 @core
@@ -42,6 +36,9 @@ def guest_pgd(vcpu, ctx):
 @core
 def pdptr(vm, vcpu, ctx, i):
     """mmu->get_pdptr: registers, but for a nested PAE table (nested_svm_get_tdp_pdptr), which is read from memory."""
+    if ctx.id == NESTED_MMU and vcpu.pdptrs_stale:
+        vcpu.pdptrs_stale = 0
+        load_pdptrs(vm, vcpu, ctx)
     if ctx.id != GUEST_MMU:
         return ctx.pdptrs[i]
     gpa = vcpu.nested_pgd + 8 * i
@@ -49,6 +46,21 @@ def pdptr(vm, vcpu, ctx, i):
     if frame < 0:
         return 0
     return host.read_entry(vm, frame, geometry.page_offset(vm, gpa), 8)
+
+
+@core
+def load_pdptrs(vm, vcpu, ctx):
+    """load_pdptrs of L2 under nested paging: four words at L2's CR3, as they are in memory now.  Nothing is kept of an
+    earlier reading when there is no memory, or a reserved bit is set."""
+    real = translate_gpa(vm, vcpu, geometry.entry_frame(vcpu.cr3) << vm.page_shift, PFERR_USER | PFERR_WRITE)
+    if real == walk.INVALID_GPA:
+        return
+    frame = host.gpa_frame(vm, vcpu, real, False)
+    if frame < 0:
+        return
+    offset = vcpu.cr3 & ((1 << vm.page_shift) - 1) & ~31
+    for i in range(4):
+        ctx.pdptrs[i] = host.read_entry(vm, frame, offset + 8 * i, 8)
 
 
 @core
@@ -129,7 +141,7 @@ def init_shadow_npt_mmu(vm, vcpu, cr0, cr4, efer, nested_cr3):
         cr0 |= CR0_WP
     cpu_role = roles.calc_cpu_role(vm, vcpu, cr0, cr4, efer)
     cpu_ext = roles.calc_cpu_ext(cr0, cr4, efer)
-    level = tdp_level(vcpu)
+    level = vcpu.tdp_level
     root_role = cpu_role & ~roles.LEVEL | level
     if level == 5 and roles.level(cpu_role) == 4:
         root_role |= roles.PASSTHROUGH

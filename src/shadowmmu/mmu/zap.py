@@ -103,9 +103,8 @@ def announce(vm, sp):
 
 
 @core
-def unlink_page(vm, sp):
-    """__kvm_mmu_prepare_zap_page after its unsync descendants are gone: number of pages put on the invalid list.  Orphans
-    of a nested table go with it, depth first."""
+def unlink_children(vm, sp):
+    """kvm_mmu_page_unlink_children: number of orphans of a nested table that went with it, depth first."""
     zapped = 0
     first = geometry.first_sptep(vm, sp.id)
     for sptep in range(first, first + geometry.entries(vm)):
@@ -114,8 +113,9 @@ def unlink_page(vm, sp):
             child = state.page(vm, orphan)
             announce(vm, child)
             zapped += zap_unsync_children(vm, child)
-            zapped += unlink_page(vm, child)
-    return zapped + detach(vm, sp)
+            zapped += unlink_children(vm, child)
+            zapped += detach(vm, child)
+    return zapped
 
 
 @core
@@ -153,7 +153,8 @@ def prepare_zap_page(vm, sp):
     """kvm_mmu_prepare_zap_page: number of pages put on the invalid list."""
     announce(vm, sp)
     zapped = zap_unsync_children(vm, sp)
-    return zapped + unlink_page(vm, sp)
+    zapped += unlink_children(vm, sp)
+    return zapped + detach(vm, sp)
 
 
 @core
@@ -162,7 +163,8 @@ def prepare_zap_unstable(vm, sp):
     because descendants were zapped."""
     announce(vm, sp)
     children = zap_unsync_children(vm, sp)
-    total = children + unlink_page(vm, sp)
+    children += unlink_children(vm, sp)
+    total = children + detach(vm, sp)
     return total * 2 + (1 if children else 0)
 
 

@@ -74,7 +74,7 @@ VCPU = dict(
     in_guest=1, immediate_exit=1,
     # nested guests: L1's table for L2 (nCR3 or EPTP), exceptions that L1 intercepts, and a nested #VMEXIT that is due
     # (kvm_queued_exception exception_vmexit, or a fault of L1's nested tables); see mmu/nested.py
-    tdp_level=1, nested_pgd=1, nested_exceptions=1, nested_shutdown=1, vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1,
+    tdp_level=1, pdptrs_stale=1, nested_pgd=1, nested_exceptions=1, nested_shutdown=1, vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1,
     vmexit_has_payload=1, vmexit_payload=1,
     stat=20,
 )

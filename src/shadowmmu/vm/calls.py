@@ -5,7 +5,7 @@ Compiled, the handle is an address; interpreted, it is the state itself (`state.
 """
 
 from .. import state
-from ..mmu import contexts, dirty, flush, geometry, host, inject, memslots, roots, tdp_mmu, walk, writes, zap
+from ..mmu import contexts, dirty, flush, geometry, host, inject, memslots, roles, roots, tdp_mmu, walk, writes, zap
 from ..state import core
 from . import emulation, entry, exits, invalidation, nested_guest, operations, registers
 
@@ -16,6 +16,7 @@ def create_vcpu(handle, v):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, v)
     vcpu.id = v
+    vcpu.tdp_level = roles.TDP_LEVEL
     vcpu.mmu = v * 3
     vcpu.walk_mmu = v * 3
     for c in range(v * 3, v * 3 + 3):

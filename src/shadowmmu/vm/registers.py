@@ -302,7 +302,12 @@ def guest_loaded(vm, vcpu, cr0, cr3):
     of a PAE guest lie in memory; KVM reads them again at the first use after an exit, which is no later than here."""
     vcpu.cr0 = cr0
     vcpu.cr3 = cr3
-    if is_pae_paging(vcpu):
+    if not is_pae_paging(vcpu):
+        return
+    if nested.is_nested(vcpu):
+        # the reading is a walk of L1's tables, with events: at the first use indeed
+        vcpu.pdptrs_stale = 1
+    else:
         load_pdptrs(vm, vcpu, cr3)
 
 

@@ -321,7 +321,7 @@ def load_registers(vm, vcpu, h):
     h.cr4 = registers.hardware_cr4(vm, vcpu)
     h.efer = registers.hardware_efer(vm, vcpu)
     h.nested_root = vcpu.hw_root
-    h.nested_level = 4
+    h.nested_level = vcpu.tdp_level
     h.phys_bits = vcpu.maxphyaddr
     h.pkru = vcpu.pkru
     h.rsvd_without_present = 0

@@ -523,12 +523,12 @@ class SvmHardware:
 
     @property
     def exception_intercepts(self):
-        """Mask of exception vectors that exit. Page faults always do, except with nested paging. Default: only those."""
+        """Mask of exception vectors that exit. Without nested paging page faults always do. Default: only those."""
         return self._cells[hooks.EXCEPTION_INTERCEPTS]
 
     @exception_intercepts.setter
     def exception_intercepts(self, mask):
-        self._cells[hooks.EXCEPTION_INTERCEPTS] = mask & ~(1 << 14) if self._cells[hooks.WALK] else mask | 1 << 14
+        self._cells[hooks.EXCEPTION_INTERCEPTS] = mask if self._cells[hooks.WALK] else mask | 1 << 14
 
     def set_faults_push_rf(self, value):
         """Whether a fault that the hardware itself delivers pushes RFLAGS with RF set, as real CPUs do (the default)."""

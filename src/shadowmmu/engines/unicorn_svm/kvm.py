@@ -83,6 +83,7 @@ class KvmRun:
     nested: the guest may use SVM itself.
     """
 
+    #: The host has nested paging.
     npt = False
 
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
@@ -103,7 +104,8 @@ class KvmRun:
         self._ticked = 0
         self._map_memory()
         self._install_fast_path()
-        self.exception_intercepts = self.hardware.exception_intercepts = INTERCEPTED
+        self.exception_intercepts = INTERCEPTED & ~(1 << 14) if self.npt else INTERCEPTED
+        self.hardware.exception_intercepts = self.exception_intercepts
         self.exit_code, self.exit_info = 0, (0, 0)
         self.nested = NestedSvm(self) if nested else None
         self.vcpu.set_svm(nested)
@@ -408,6 +410,9 @@ class KvmRun:
     def queue_exception(self, vector, error=None):
         """kvm_queue_exception; always True, as an exit handler's result."""
         return self._queue(vector, error)
+
+    def arm_control_registers(self):
+        """Which MOV CRn exit besides what always does: nothing to do here, all do."""
 
     def skip(self, length):
         """kvm_skip_emulated_instruction of a known length."""

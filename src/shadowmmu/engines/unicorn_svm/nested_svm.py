@@ -214,6 +214,7 @@ class NestedSvm:
         hw = self._hw
         wanted = v.intercepts
         hw.exception_intercepts = self.run.exception_intercepts | v.exceptions
+        self.run.arm_control_registers()
         self._armed = [code for code in range(0x60, 0xA0) if wanted >> code & 1 and not hw.intercepted(code)]
         for code in self._armed:
             hw.intercept(code)
@@ -227,6 +228,7 @@ class NestedSvm:
         for code in self._armed:
             hw.intercept(code, False)
         self._armed = []
+        self.run.arm_control_registers()
         for index in DIRECT_MSRS:
             hw.intercept_msr(index, False, False)
 
@@ -408,8 +410,8 @@ class NestedSvm:
         page.event_inj = self._control.event_inj & ~svm.EVENT_VALID
         self._emit(events.NESTED_VMEXIT_INJECT, code, info1, info2, int_info, int_error)
         vmcb12, l1 = self._vmcb12, self._l1
-        self._disarm()
         self.active = self.run_pending = self.gif = False
+        self._disarm()
         self._vmcb12 = self._control = self._l1 = None
         self._unmap(vmcb12)
         hw.drop_event()
