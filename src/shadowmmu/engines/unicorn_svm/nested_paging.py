@@ -21,15 +21,13 @@ and WALK_ADDRESS.
 
 import ctypes
 
-from numba import cfunc, types
-
 from ... import state
 from ...state import core
+from ...state.foreign import call1, call4, call6, callback, load64, store64
 from ...vm import two_dimensional
 from . import exits as ex
 from . import hooks
 from . import offsets as o
-from .native import call1, call4, call6, load64, store64
 
 #: Cells of the walker's argument.
 HANDLE, VCPU, CONTROL, RSVD_WITHOUT_PRESENT, PDPTE_ACCESSED, PHYS_BITS, CELLS = range(7)
@@ -38,20 +36,20 @@ FAILED = 9
 PAGE = 4096
 
 
-@cfunc(types.uint8(types.int64, types.int64, types.int32, types.int32, types.int32, types.uint8, types.int64), cache=True)
+@callback("u32", "i64", "i64", "i32", "i32", "i32", "u32", "i64")
 def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
     """CPUClass.tlb_fill: fill the TLB and return 1; a failed probe returns 0, any other failure does not return."""
     env = cpu + o.CPU_ENV
     control = load64(env + o.NESTED_CR3)
     hooks.put(control, hooks.WALK_GVA, address)
-    hooks.put(control, hooks.WALK_KIND, types.int64(kind))
-    hooks.put(control, hooks.WALK_WHO, types.int64(index))
+    hooks.put(control, hooks.WALK_KIND, kind)
+    hooks.put(control, hooks.WALK_WHO, index)
     status = call1(hooks.get(control, hooks.WALK), hooks.get(control, hooks.WALK_ARGUMENT))
     if status == 0:
         call6(hooks.get(control, hooks.TLB_SET_PAGE), cpu, address & -PAGE, hooks.get(control, hooks.WALK_HPA) & -PAGE,
-              hooks.get(control, hooks.WALK_PROT), types.int64(index), hooks.get(control, hooks.WALK_SIZE))
+              hooks.get(control, hooks.WALK_PROT), index, hooks.get(control, hooks.WALK_SIZE))
         return 1
-    if probe:
+    if probe & 0xFF:
         return 0
     hooks.put(control, hooks.FAULT_LINEAR, address)
     vmexit = hooks.get(control, hooks.CPU_VMEXIT)
@@ -94,7 +92,7 @@ def walk(vm, vcpu, h, block):
 
 
 if state.JIT:
-    @cfunc(types.int64(types.int64), cache=True)
+    @callback("i64", "i64")
     def compiled_walk(block):
         vm = state.attach(load64(block + 8 * HANDLE))
         return walk(vm, state.vcpu(vm, load64(block + 8 * VCPU)), state.hw_walk(vm), block)
