@@ -36,9 +36,6 @@ def guest_pgd(vcpu, ctx):
 @core
 def pdptr(vm, vcpu, ctx, i):
     """mmu->get_pdptr: registers, but for a nested PAE table (nested_svm_get_tdp_pdptr), which is read from memory."""
-    if ctx.id == NESTED_MMU and vcpu.pdptrs_stale:
-        vcpu.pdptrs_stale = 0
-        load_pdptrs(vm, vcpu, ctx)
     if ctx.id != GUEST_MMU:
         return ctx.pdptrs[i]
     gpa = vcpu.nested_pgd + 8 * i
@@ -93,6 +90,9 @@ def take_fault(vm, vcpu, w):
 @core
 def walk_once(vm, vcpu, ctx, w, addr, access):
     """One attempt of walk_addr: 1 success, 0 fault, 2 start again."""
+    if vcpu.pdptrs_stale and roles.level(ctx.cpu_role) == 3:
+        vcpu.pdptrs_stale = 0
+        load_pdptrs(vm, vcpu, ctx)
     if not walk.begin(vm, vcpu, ctx, w, addr, access):
         return 0
     result = 2

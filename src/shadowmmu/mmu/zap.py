@@ -62,12 +62,11 @@ def is_orphan(vm, sp):
 
 
 @core
-def unlink_leaf(vm, sp):
-    """kvm_mmu_page_unlink_children of a level-1 page, and the rest."""
+def unlink_leaves(vm, sp):
+    """kvm_mmu_page_unlink_children of a level-1 page."""
     first = geometry.first_sptep(vm, sp.id)
     for sptep in range(first, first + geometry.entries(vm)):
         zap_pte(vm, sp, sptep)
-    return detach(vm, sp)
 
 
 @core
@@ -89,7 +88,8 @@ def zap_unsync_children(vm, sp):
         while n < vector.nr:
             leaf = state.page(vm, vector.sp[n])
             announce(vm, leaf)
-            unlink_leaf(vm, leaf)
+            unlink_leaves(vm, leaf)
+            detach(vm, leaf)
             unsync.pages_clear_parents(vm, vector)
             zapped += 1
             n = unsync.pages_next(vm, vector, n)
@@ -105,6 +105,9 @@ def announce(vm, sp):
 @core
 def unlink_children(vm, sp):
     """kvm_mmu_page_unlink_children: number of orphans of a nested table that went with it, depth first."""
+    if roles.level(sp.role) == 1:
+        unlink_leaves(vm, sp)
+        return 0
     zapped = 0
     first = geometry.first_sptep(vm, sp.id)
     for sptep in range(first, first + geometry.entries(vm)):
