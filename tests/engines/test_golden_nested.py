@@ -16,9 +16,10 @@ LOGS = Path(__file__).parent.parent / "data" / "golden-nested" / "logs"
 RUNS = sorted(path for path in LOGS.glob("*/n*") if path.is_dir())
 
 #: Recordings by mode.
-EXPECTED_RUNS = {"npt0": 6}
+EXPECTED_RUNS = {"npt0": 6, "npt1": 12, "npt1-legacy": 12}
 #: Events and states of some recordings, counted in the files (zcat norm.txt.gz | wc -l; ls spn).
-TOTALS = {("6.1-npt0", "n1"): (5816, 15), ("6.12-npt0", "n2"): (6725, 21), ("7.2-npt0", "n1"): (5815, 15)}
+TOTALS = {("6.1-npt0", "n1"): (5816, 15), ("6.12-npt0", "n2"): (6725, 21), ("7.2-npt0", "n1"): (5815, 15),
+          ("6.1-npt1", "n4"): (4793, 12), ("6.12-npt1", "n3"): (14432, 21), ("7.2-npt1-legacy", "n2"): (4103, 21)}
 
 
 def test_all_recordings_are_here():
