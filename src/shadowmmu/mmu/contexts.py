@@ -22,7 +22,7 @@ from ..x86.bits import (
     PFERR_WRITE,
     PT_PAGE_SIZE,
 )
-from . import mmio, nested, roles, roots
+from . import ept, mmio, nested, roles, roots
 
 #: `CONTEXT.kind`: format of the guest's tables.
 NONPAGING, PAGING32, PAGING64, PAGING_EPT = 0, 32, 64, 18
@@ -38,6 +38,12 @@ def rsvd_bits(low, high):
         else:
             mask |= 1 << bit
     return mask
+
+
+@core
+def bit(n):
+    """1 << n as a signed word."""
+    return -(1 << 63) if n == 63 else 1 << n
 
 
 @core
@@ -100,6 +106,8 @@ def reset_rsvd_bits(vm, vcpu, ctx):
 @core
 def is_rsvd_bits_set(ctx, gpte, level):
     """FNAME(is_rsvd_bits_set)."""
+    if ctx.kind == PAGING_EPT and ept.is_bad_mt_xwr(ctx, gpte):
+        return True
     return gpte & ctx.rsvd[((gpte >> 7) & 1) * 5 + level - 1] != 0
 
 

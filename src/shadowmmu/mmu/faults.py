@@ -117,7 +117,8 @@ def set_spte(vm, vcpu, slot, sptep, pte_access, gfn, pfn, host_writable, prefetc
 @core
 def prefetch_invalid_gpte(vm, ctx, sptep, gpte):
     """FNAME(prefetch_invalid_gpte): not present, not accessed, or reserved bits set; drops the entry if so."""
-    if not gpte & PT_PRESENT or not gpte & PT_ACCESSED or contexts.is_rsvd_bits_set(ctx, gpte, 1):
+    if not walk.is_present(ctx, gpte) or walk.have_ad(ctx) and not gpte & walk.accessed_mask(ctx) \
+            or contexts.is_rsvd_bits_set(ctx, gpte, 1):
         rmap.drop_spte(vm, sptep)
         return True
     return False
@@ -130,7 +131,7 @@ def prefetch_gpte(vm, vcpu, sp, sptep, gpte, no_dirty_log):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return False
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     slot = memslots.gfn_to_memslot_dirty_bitmap(vm, vcpu, gfn, no_dirty_log and access & roles.ACC_WRITE)
     if slot < 0:
         return False
@@ -211,10 +212,11 @@ def sync_spte(vm, vcpu, sp, i):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return 1
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     if mmio.sync_spte(vm, vcpu, sptep, gfn, access):
         return 0
-    if gfn != rmap.page_get_gfn(vm, sp, i):
+    if gfn != rmap.page_get_gfn(vm, sp, i) or ctx.kind == contexts.PAGING_EPT and access == 0:
+        # an EPT entry may lose all its access rights without being absent
         rmap.drop_spte(vm, sptep)
         return 1
     if state.rules(vm).sync_skips_same_access and rmap.page_get_access(vm, sp, i) == access:

@@ -10,7 +10,7 @@
 from .. import state
 from ..state import core
 from ..x86.bits import DE, DF, GP, NP, PF, PFERR_PRESENT, PFERR_RSVD, SS, TS
-from . import counters, flush, nested, roots, walk
+from . import contexts, counters, ept, flush, nested, roots, walk
 
 BENIGN, CONTRIBUTORY, PAGE_FAULT_CLASS = 0, 1, 2
 #: `vcpu.vmexit_pending`: an exception that L1 intercepts (waits for the entry), a fault of L1's nested tables (leaves at
@@ -105,7 +105,11 @@ def emulated_page_fault(vm, vcpu, error, address, of_nested_table):
     if error & PFERR_PRESENT and not error & PFERR_RSVD:
         walk.invalidate_addr(vm, vcpu, fault_mmu, address, roots.CURRENT)
     if vcpu.guest_mode and state.context(vm, fault_mmu).id == nested.GUEST_MMU:
-        # nested_svm_inject_npf_exit
+        # nested_svm_inject_npf_exit, nested_ept_inject_page_fault
+        ctx = state.context(vm, fault_mmu)
+        if ctx.kind == contexts.PAGING_EPT and not error & PFERR_RSVD:
+            vcpu.vmexit_qualification = vcpu.fault_qualification
+            walk.invalidate_addr(vm, vcpu, fault_mmu, address, ept.matching_roots(ctx, vcpu.nested_pgd))
         vcpu.vmexit_pending = TABLE_FAULT_VMEXIT
         vcpu.vmexit_error = error
         vcpu.vmexit_payload = address

@@ -27,6 +27,7 @@ from ..x86.bits import (
 )
 from . import (
     contexts,
+    ept,
     events,
     faults,
     flush,
@@ -60,8 +61,32 @@ def walker_of(vm, vcpu, which):
 
 
 @core
-def gpte_access(gpte):
-    """FNAME(gpte_access): ACC_* of an IA-32 entry; X is P unless NX."""
+def is_present(ctx, gpte):
+    """FNAME(is_present_gpte)."""
+    return ept.is_present(gpte) if ctx.kind == contexts.PAGING_EPT else gpte & PT_PRESENT != 0
+
+
+@core
+def have_ad(ctx):
+    """PT_HAVE_ACCESSED_DIRTY: always but for an EPT without them."""
+    return ctx.kind != contexts.PAGING_EPT or not ctx.cpu_role & roles.AD_DISABLED
+
+
+@core
+def accessed_mask(ctx):
+    return ept.ACCESSED if ctx.kind == contexts.PAGING_EPT else PT_ACCESSED
+
+
+@core
+def dirty_mask(ctx):
+    return ept.DIRTY if ctx.kind == contexts.PAGING_EPT else PT_DIRTY
+
+
+@core
+def gpte_access(ctx, gpte):
+    """FNAME(gpte_access): ACC_* of an entry; in IA-32 formats X is P unless NX."""
+    if ctx.kind == contexts.PAGING_EPT:
+        return ept.gpte_access(gpte)
     access = gpte & (roles.ACC_WRITE | roles.ACC_USER | roles.ACC_EXEC)
     if gpte & NX:
         access ^= roles.ACC_EXEC
@@ -104,9 +129,9 @@ def is_last_gpte(ctx, level, gpte):
 
 
 @core
-def protect_clean_gpte(access, gpte):
+def protect_clean_gpte(ctx, access, gpte):
     """FNAME(protect_clean_gpte): no write until the dirty bit is set, so that the write faults and sets it."""
-    if not gpte & PT_DIRTY:
+    if have_ad(ctx) and not gpte & dirty_mask(ctx):
         access &= ~roles.ACC_WRITE
     return access
 
@@ -114,18 +139,22 @@ def protect_clean_gpte(access, gpte):
 @core
 def update_accessed_dirty(vm, vcpu, ctx, w, write):
     """FNAME(update_accessed_dirty_bits): 0 done, 1 an entry changed under us (restart)."""
+    if not have_ad(ctx):
+        return 0
+    accessed = accessed_mask(ctx)
+    dirty = dirty_mask(ctx)
     size = gpte_size(ctx)
     level = w.max_level
     while level >= w.level:
         gpte = w.ptes[level - 1]
         new = gpte
         gpa = w.pte_gpa[level - 1]
-        if not new & PT_ACCESSED:
+        if not new & accessed:
             events.emit(vm, events.SET_ACCESSED_BIT, gpa)
-            new |= PT_ACCESSED
-        if level == w.level and write and not new & PT_DIRTY:
+            new |= accessed
+        if level == w.level and write and not new & dirty:
             events.emit(vm, events.SET_DIRTY_BIT, gpa)
-            new |= PT_DIRTY
+            new |= dirty
         # in a read-only slot the bits are what they are
         if new != gpte and w.pte_writable[level - 1]:
             frame = host.gpa_frame(vm, vcpu, w.real_gfn[level - 1] << vm.page_shift, False)
@@ -148,6 +177,8 @@ def fail(vm, vcpu, ctx, w, addr, access, errcode):
     w.fault_error = errcode
     w.fault_address = addr
     # a fault of L1's tables for L2 is L1's business, whoever walks
+    if ctx.kind == contexts.PAGING_EPT:
+        vcpu.fault_qualification = ept.qualification(w, access)
     w.fault_nested = 1 if ctx.id != vcpu.walk_mmu - 3 * vcpu.id else 0
     events.emit(vm, events.WALKER_ERROR, errcode)
     return False
@@ -192,7 +223,7 @@ def step(vm, vcpu, ctx, w, addr, access, real_gfn):
     events.emit(vm, events.PAGING_ELEMENT, gpte, level)
     w.gpte = gpte
     w.access = pt_access & (gpte ^ nx)
-    if not gpte & PT_PRESENT:
+    if not is_present(ctx, gpte):
         fail(vm, vcpu, ctx, w, addr, access, 0)
         return 0
     if contexts.is_rsvd_bits_set(ctx, gpte, level):
@@ -200,7 +231,7 @@ def step(vm, vcpu, ctx, w, addr, access, real_gfn):
         return 0
     w.ptes[level - 1] = gpte
     # the access of the tables above, not of this entry (b1bd5cba3306, CVE-2021-38198)
-    w.pt_access[level - 1] = gpte_access(pt_access ^ nx)
+    w.pt_access[level - 1] = gpte_access(ctx, pt_access ^ nx)
     if is_last_gpte(ctx, level, gpte):
         return 1
     w.level = level - 1
@@ -212,7 +243,7 @@ def leaf(vm, vcpu, ctx, w, addr, access):
     """After the last entry: permissions and frame.  False: fault."""
     size = gpte_size(ctx)
     gpte = w.gpte
-    w.pte_access = gpte_access(w.access ^ (NX if size == 8 else 0))
+    w.pte_access = gpte_access(ctx, w.access ^ (NX if size == 8 else 0))
     pkey = (gpte >> PKEY_SHIFT) & PKEY_MASK if size == 8 else 0
     errcode = contexts.permission_fault(vcpu, ctx, w.pte_access, pkey, access)
     if errcode:
@@ -229,10 +260,10 @@ def leaf(vm, vcpu, ctx, w, addr, access):
 def finish(vm, vcpu, ctx, w, access):
     """Tail of a good walk, A and D bits: 1 done, 2 an entry changed under us."""
     write = access & PFERR_WRITE
-    accessed_dirty = w.access & PT_ACCESSED
+    accessed_dirty = w.access & accessed_mask(ctx)
     if not write:
-        w.pte_access = protect_clean_gpte(w.pte_access, w.gpte)
-    elif not w.gpte & PT_DIRTY:
+        w.pte_access = protect_clean_gpte(ctx, w.pte_access, w.gpte)
+    elif not w.gpte & dirty_mask(ctx):
         accessed_dirty = 0
     if not accessed_dirty and update_accessed_dirty(vm, vcpu, ctx, w, write):
         return 2

@@ -5,7 +5,7 @@ Compiled, the handle is an address; interpreted, it is the state itself (`state.
 """
 
 from .. import state
-from ..mmu import contexts, dirty, flush, geometry, host, inject, memslots, roles, roots, tdp_mmu, walk, writes, zap
+from ..mmu import contexts, dirty, ept, flush, geometry, host, inject, memslots, roles, roots, tdp_mmu, walk, writes, zap
 from ..state import core, entry_point
 from . import emulation, entry, exits, invalidation, nested_guest, operations, registers
 
@@ -17,6 +17,10 @@ def create_vcpu(handle, v):
     vcpu = state.vcpu(vm, v)
     vcpu.id = v
     vcpu.tdp_level = roles.TDP_LEVEL
+    # VMX capabilities of the host: EPT A/D bits, execute-only, 1G pages
+    vcpu.ept_ad = 1
+    vcpu.ept_execonly = 1
+    vcpu.ept_huge_level = 3
     vcpu.mmu = v * 3
     vcpu.walk_mmu = v * 3
     for c in range(v * 3, v * 3 + 3):
@@ -216,6 +220,36 @@ def enter_nested_svm(handle, v, cr0, cr3, cr4, efer, npt, nested_cr3):
 def leave_nested_svm(handle, v, cr0, cr3, cr4, efer):
     vm = state.attach(handle)
     return nested_guest.leave_svm(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
+
+
+@entry_point
+def enter_nested_vmx(handle, v, cr0, cr3, cr4, efer, vpid, use_ept, eptp):
+    vm = state.attach(handle)
+    return nested_guest.enter_vmx(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer, vpid, use_ept, eptp)
+
+
+@entry_point
+def leave_nested_vmx(handle, v, cr0, cr3, cr4, efer):
+    vm = state.attach(handle)
+    return nested_guest.leave_vmx(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
+
+
+@entry_point
+def switch_eptp(handle, v, eptp):
+    vm = state.attach(handle)
+    return nested_guest.switch_eptp(vm, state.vcpu(vm, v), eptp)
+
+
+@entry_point
+def invept(handle, v, every, eptp):
+    vm = state.attach(handle)
+    ept.invept(vm, state.vcpu(vm, v), every, eptp)
+
+
+@entry_point
+def invvpid(handle, v, one_address, gva):
+    vm = state.attach(handle)
+    nested_guest.invvpid(vm, state.vcpu(vm, v), one_address, gva)
 
 
 @entry_point

@@ -18,9 +18,12 @@ class GuestFault(Exception):
 class NestedExit(Exception):
     """An access of L2 left it for L1; L1 runs now.
 
-    kind: "exception" (one that L1 intercepts), "nested page fault" (of L1's NPT or EPT), "shutdown".  vector, error_code,
-    address: of the exception, or of the nested page fault (address is then L2-physical).
+    kind: "exception" (one that L1 intercepts), "nested page fault" (of L1's NPT), "EPT violation", "EPT misconfiguration",
+    "shutdown".  vector, error_code, address: of the exception, or of the nested page fault (address is then L2-physical).
+    qualification: of an EPT violation.
     """
+
+    qualification = 0
 
     def __init__(self, kind, vector, error_code, address):
         self.kind, self.vector, self.error_code, self.address = kind, vector, error_code, address
