@@ -54,12 +54,18 @@ def reach_nested(vm, vcpu, gva, access):
     who = two_dimensional.USER if access & PFERR_USER else two_dimensional.SUPERVISOR_SMAP \
         if vcpu.cr4 & CR4_SMAP and not vcpu.ac else two_dimensional.SUPERVISOR
     for _ in range(MAX_EXITS):
-        if entry.enter(vm, vcpu) != entry.ENTER:
+        result = entry.enter(vm, vcpu)
+        if result == entry.NESTED_EXIT:
+            return NESTED_EXIT
+        if result != entry.ENTER:
             return DEAD
         two_dimensional.load_registers(vm, vcpu, h)
         result = two_dimensional.walk(vm, vcpu, h, gva, kind, who)
         if result == two_dimensional.OK:
             return h.hpa - (vm.ram_pfn << vm.page_shift)
+        if result == two_dimensional.PAGE_FAULT and vcpu.guest_mode and (vcpu.nested_exceptions >> PF) & 1:
+            inject.queue_vmexit(vcpu, PF, 1, h.error, 1, h.address)
+            return NESTED_EXIT
         if result == two_dimensional.PAGE_FAULT:
             inject.store(vcpu, PF, 1, h.error, 1, h.address, False)
             return FAULTED
