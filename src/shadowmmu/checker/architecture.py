@@ -29,6 +29,7 @@ from ..x86.bits import (
     CR4_PSE,
     CR4_SMEP,
     EFER_LMA,
+    EFER_NX,
     FRAME_MASK,
     NX,
     PFERR_FETCH,
@@ -181,11 +182,28 @@ def take_registers(vm, area, v):
 
 
 @core
+def take_cpuid(vm, area, v):
+    """MAXPHYADDR is another one now.  No manual speaks of it, so nothing is taken from what the CPU may hold."""
+    cpu_of(vm, area, v)[walker.MAXPHYADDR] = state.vcpu(vm, v).maxphyaddr
+    take_registers(vm, area, v)
+
+
+@core
 def load_pdptes(vm, area, v):
     """PAE paging: the PDPTE registers are loaded (SDM vol. 3 4.4.1)."""
     cpu = cpu_of(vm, area, v)
     if cpu[walker.CR0] & CR0_PG and cpu[walker.CR4] & CR4_PAE and not cpu[walker.EFER] & EFER_LMA:
         walker.load_pdptes(memory_of(vm, area, v), cpu, cpu[walker.CR3])
+
+
+@core
+def cr3_refused(vm, area, v, value):
+    """Must MOV CR3 raise #GP(0)?  Bits 63:MAXPHYADDR are reserved, bit 63 only with CR4.PCIDE=0 (SDM vol. 2, MOV to control
+    registers)."""
+    cpu = cpu_of(vm, area, v)
+    if cpu[walker.CR4] & CR4_PCIDE:
+        value &= (1 << 63) - 1
+    return value >> cpu[walker.MAXPHYADDR] != 0
 
 
 @core
@@ -422,8 +440,11 @@ def access_bit(kind, cpl, ac):
 def may_fault(vm, area, v, gva, kind, error):
     """Is a page fault with this error code permitted for the access now (CPL, AC: of the cpu table)?"""
     outcomes = areas.common(vm, area, areas.OUTCOMES)
-    tlb.permitted(memory_of(vm, area, v), cpu_of(vm, area, v), permitted_of(vm, area, v), gva, kind,
-                  areas.common(vm, area, areas.OUT), outcomes)
+    cpu = cpu_of(vm, area, v)
+    tlb.permitted(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, kind, areas.common(vm, area, areas.OUT), outcomes)
+    if areas.head(vm, area)[areas.ASIDE] & known.FETCH_FLAG and cpu[walker.MODE] == walker.BITS32 and kind & PFERR_FETCH \
+            and cpu[walker.EFER] & EFER_NX and not cpu[walker.CR4] & CR4_SMEP:
+        error &= ~PFERR_FETCH
     for i in range(outcomes[0]):
         if outcomes[1 + 2 * i] == walker.DENIED and outcomes[2 + 2 * i] == error:
             return True

@@ -11,8 +11,8 @@ from collections import namedtuple
 
 Deviation = namedtuple("Deviation", "bit story aside script")
 
-OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING = (
-    1 << i for i in range(7))
+OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
+    WRITE_WINDOW = (1 << i for i in range(10))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -35,7 +35,7 @@ v0 mov cr3 = root(gfn=1, noflush)
         "forces efer_nx in the role "
         "of every shadow page (112022bdb5bc), so pages made with NXE=1 are used again after it is cleared, "
         "whatever is flushed.",
-        "operations that change EFER.NXE are skipped (INIT, too)",
+        "all shadow pages are zapped when EFER.NXE changes; with two vCPUs it never changes",
         """machine pcid
 v0 store 0x28 = pte(gfn=9, P|W|U|A|D|NX)
 v0 fetch 0x1e0 user
@@ -48,7 +48,7 @@ v0 mov cr3 = root(gfn=1, pcid=2)
         "change of CR4.PSE "
         "flushes (APM vol. 2 5.5.2).  CR4.PSE is in the extended role of the MMU, not in the role of a page, so the shadow "
         "of the page directory keeps its 4M entries.",
-        "operations that change CR4.PSE are skipped (INIT, too)",
+        "all shadow pages are zapped when CR4.PSE changes; with two vCPUs it never changes",
         """machine 32-bit
 v0 load 0x200
 v0 mov cr4 = 0
@@ -75,7 +75,7 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
         "0f38453cdb2e; this protection does not.)",
-        "SMI is skipped",
+        "the rule `protect_all_address_spaces` is switched on",
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
 v0 smm enter
@@ -84,6 +84,30 @@ v0 smm leave
 v0 store 0x28 = pte(gfn=9, P|W|U|A|D)
 v0 smm enter
 """),
+    "cpuid-role": Deviation(
+        CPUID_ROLE,
+        "Bits of an entry from MAXPHYADDR on are reserved (SDM vol. 3 4.5.4).  CPUID is not in the role of a page "
+        "(kvm_mmu_after_set_cpuid says so), so pages made under a larger MAXPHYADDR are used again.  Since feb627e8d6f6 (5.16) "
+        "KVM refuses another CPUID once a vCPU has run; before that it was a comment in the documentation.",
+        "all shadow pages are zapped when MAXPHYADDR changes; with two vCPUs it never changes",
+        None),
+    "fetch-flag": Deviation(
+        FETCH_FLAG,
+        "The I/D flag of an error code needs CR4.SMEP, or EFER.NXE together with CR4.PAE (SDM vol. 3 4.7; APM vol. 2 8.4.2).  "
+        "KVM asks for SMEP or NXE alone (FNAME(walk_addr_generic)), so in 32-bit paging with NXE=1 a fetch that faults "
+        "reports I/D.",
+        "in 32-bit paging with NXE=1 the I/D flag of a fetch may be set",
+        """machine pae
+v0 mov cr4 = 0
+v0 fetch 0x140
+"""),
+    "write-window": Deviation(
+        WRITE_WINDOW,
+        "An emulated write to a page table is in memory before kvm_mmu_track_write() takes mmu_lock and zaps the sptes it "
+        "concerns.  Another vCPU that reads the new entry in between and flushes its TLB still uses the old one: its sync "
+        "does not look at pages that are not unsync.",
+        "translations are not judged while an emulated write is in memory and not tracked",
+        None),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,
         "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "

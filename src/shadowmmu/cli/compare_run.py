@@ -29,7 +29,8 @@ def state_dump(vm, nested=False):
     return dump.StateDump(
         contexts=contexts, registers=registers, gen=v.mmu_valid_gen, n_used=v.n_used_mmu_pages, n_max=v.n_max_mmu_pages,
         indirect=v.indirect_shadow_pages, pages=[shadow_page(p) for p in vm.shadow_pages],
-        guest_frames=guest_frames(vm), tdp_pages=[shadow_page(p) for p in vm.tdp_pages], walk=walk, nonpresent=interpreted.rules(v).nonpresent_spte)
+        guest_frames=guest_frames(vm), tdp_pages=[shadow_page(p) for p in vm.tdp_pages], walk=walk,
+        nonpresent=interpreted.rules(v).nonpresent_spte)
 
 
 def mmu_state(vm, index, name, current):
@@ -89,9 +90,10 @@ def run(run_dir, *, timeout=None, progress=None):
     Raises TraceError (bad directory) or GuestImageError (bad guest files).
     """
     recording = RecordedRun(run_dir)
+    mmu = mmu_of(recording)
     states = _States(recording.mode != "")
-    outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}", mmu=mmu_of(recording),
-                           on_state=states, timeout=timeout, progress=progress, nested=recording.mode != "")
+    outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}", mmu=mmu, on_state=states,
+                           timeout=timeout, progress=progress, nested=recording.mode != "")
     formatter = Formatter(recording.kernel, guest_frames=guest_frames(states.vm), marks=outcome.marks)
     lines = [formatter.normal(row) for row in outcome.rows]
     return compare.compare_run(recording, compare.RunResult(

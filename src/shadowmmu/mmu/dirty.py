@@ -23,6 +23,7 @@ from . import (
 )
 
 OK, EINVAL, EEXIST, ENOMEM, ENOENT = 0, -22, -17, -12, -2
+FLUSH_DUE = 1
 
 
 @core
@@ -147,12 +148,11 @@ def start_dirty_log(vm, i):
         write_protect_slot(vm, i, 2)
     else:
         write_protect_slot(vm, i, 1)
-    flush.remote_tlbs(vm)
 
 
 @core
-def set_flags(vm, as_id, slot_id, flags):
-    """KVM_MR_FLAGS_ONLY: only KVM_MEM_LOG_DIRTY_PAGES may change."""
+def apply_flags(vm, as_id, slot_id, flags):
+    """KVM_MR_FLAGS_ONLY up to the TLB flush: only KVM_MEM_LOG_DIRTY_PAGES may change.  FLUSH_DUE, OK or an errno."""
     i = find_slot(vm, as_id, slot_id)
     if i < 0:
         return ENOENT
@@ -171,9 +171,20 @@ def set_flags(vm, as_id, slot_id, flags):
     # kvm_mmu_slot_apply_flags
     if flags & memslots.LOG_DIRTY_PAGES:
         start_dirty_log(vm, i)
-    else:
-        recover_huge_pages(vm, i)
+        return FLUSH_DUE
+    recover_huge_pages(vm, i)
     return OK
+
+
+@core
+def set_flags(vm, as_id, slot_id, flags):
+    """KVM_MR_FLAGS_ONLY: 0 or an errno."""
+    result = apply_flags(vm, as_id, slot_id, flags)
+    if result == FLUSH_DUE:
+        # mmu_lock was released in between
+        flush.remote_tlbs(vm)
+        return OK
+    return result
 
 
 @core
@@ -233,9 +244,9 @@ def head_collapsible(vm, sptep, i, gfn):
 
 
 @core
-def get_dirty_log(vm, as_id, slot_id, out):
-    """KVM_GET_DIRTY_LOG: copy the bitmap into words `out` (64 pages each), clear it, write-protect those pages.
-    Number of dirty pages, or an errno."""
+def collect_dirty_log(vm, as_id, slot_id, out):
+    """KVM_GET_DIRTY_LOG up to the TLB flush: copy the bitmap into words `out` (one per page), clear it, write-protect those
+    pages.  Number of dirty pages, or an errno."""
     i = find_slot(vm, as_id, slot_id)
     if i < 0 or not memslots.dirty_track_enabled(vm, i):
         return ENOENT
@@ -263,9 +274,55 @@ def get_dirty_log(vm, as_id, slot_id, out):
                     rmap.write_protect(vm, head, False)
                 else:
                     rmap.clear_dirty(vm, head)
-    if dirty:
+    return dirty
+
+
+@core
+def get_dirty_log(vm, as_id, slot_id, out):
+    """KVM_GET_DIRTY_LOG: number of dirty pages, or an errno."""
+    dirty = collect_dirty_log(vm, as_id, slot_id, out)
+    if dirty > 0:
+        # mmu_lock was released in between
         flush.remote_tlbs(vm)
     return dirty
+
+
+@core
+def clear_dirty_log(vm, as_id, slot_id, gfn, npages):
+    """KVM_CLEAR_DIRTY_LOG: the pages of a range that are dirty become clean and are write-protected; 0 or an errno."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0 or not memslots.dirty_track_enabled(vm, i):
+        return ENOENT
+    slot = state.slot(vm, i)
+    if gfn < slot.base_gfn or gfn + npages > slot.base_gfn + slot.npages:
+        return EINVAL
+    flushing = False
+    for k in range(gfn - slot.base_gfn, gfn - slot.base_gfn + npages):
+        meta = state.meta(vm, slot.meta + k)
+        if meta.dirty:
+            # kvm_arch_mmu_enable_log_dirty_pt_masked
+            meta.dirty = 0
+            flushing = True
+            rmap.write_protect(vm, meta.rmap, False)
+    if flushing:
+        flush.remote_tlbs(vm)
+    return OK
+
+
+@core
+def age_hva_range(vm, hva, npages):
+    """kvm_mmu_notifier_clear_flush_young: were the pages used?  Their sptes become old; a TLB flush follows if so."""
+    young = False
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        first = max(hva, slot.hva)
+        end = min(hva + npages, slot.hva + slot.npages)
+        if slot.used and first < end and age_gfn_range(vm, i, slot.base_gfn + first - slot.hva, slot.base_gfn + end - slot.hva,
+                                                       False):
+            young = True
+    if young:
+        flush.remote_tlbs(vm)
+    return young
 
 
 @core

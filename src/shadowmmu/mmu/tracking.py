@@ -36,9 +36,12 @@ def account_shadowed(vm, sp):
         memslots.gfn_meta(vm, i, gfn).write_track += 1
         if rmap.slot_gfn_write_protect(vm, i, gfn, 1):
             flush.remote_tlbs(vm)
-        return
-    if rmap.slot_gfn_write_protect(vm, i, gfn, 1):
+    elif rmap.slot_gfn_write_protect(vm, i, gfn, 1):
         flush.remote_tlbs_gfn(vm, gfn, 1)
+    if state.rules(vm).protect_all_address_spaces:
+        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+        if other >= 0 and rmap.slot_gfn_write_protect(vm, other, gfn, 1):
+            flush.remote_tlbs_gfn(vm, gfn, 1)
 
 
 @core
@@ -56,6 +59,15 @@ def unaccount_shadowed(vm, sp):
         if meta.write_track < 0:
             warn.warn(vm, 15)
     update_disallow_lpage(vm, i, gfn, -1)
+
+
+@core
+def is_nothing_shadowed(vm, i, gfn):
+    """Is a large page allowed at the gfn in every address space?  Then no table in that range is shadowed (b3ae3ceb5569)."""
+    if memslots.disallow_lpage(vm, i, gfn, 2):
+        return False
+    other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+    return other < 0 or not memslots.disallow_lpage(vm, other, gfn, 2)
 
 
 @core

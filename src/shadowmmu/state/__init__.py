@@ -34,5 +34,5 @@ def define_rules(fields):
 
 
 __all__ = ["Array", "JIT", "PATCH", "PatchError", "attach", "context", "core", "define_rules", "desc",
-           "entry_point", "fault", "hw_walk", "interpreted", "meta", "meta2", "meta3", "octets", "page", "rules", "slot", "sync_vector",
-           "tdp_iter", "vcpu", "walker", "words", "words32"]
+           "entry_point", "fault", "hw_walk", "interpreted", "meta", "meta2", "meta3", "octets", "page", "rules", "slot",
+           "sync_vector", "tdp_iter", "vcpu", "walker", "words", "words32"]

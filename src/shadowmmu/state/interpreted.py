@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Interpreted storage: the same bytes as the compiled one, reached through plain Python objects.
 
-Needs neither numba nor numpy.  pdb, coverage and tracebacks work line by line; an index outside its table raises
+Needs no compiler.  pdb, coverage and tracebacks work line by line; an index outside its table raises
 IndexError at the line that computed it.  A record object is a pair (64-bit view of the buffer, first word).
 """
 

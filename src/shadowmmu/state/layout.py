@@ -46,8 +46,8 @@ HEADER = dict(
     n_free_pages=1, desc_free=1, desc_next=1,
     # kvm->arch
     mmu_valid_gen=1, n_used_mmu_pages=1, n_max_mmu_pages=1, n_requested_mmu_pages=1, indirect_shadow_pages=1,
-    list_head=4, list_tail=4, nx_head=1, nx_tail=1, tdp_mmu_pages=1, mmio_generation=2, invalidate_seq=1, invalidate_in_progress=1,
-    invalidate_start=1, invalidate_end=1, shadow_root_allocated=1,
+    list_head=4, list_tail=4, nx_head=1, nx_tail=1, tdp_mmu_pages=1, mmio_generation=2, invalidate_seq=1,
+    invalidate_in_progress=1, invalidate_start=1, invalidate_end=1, shadow_root_allocated=1,
     # kvm->stat (names in mmu.counters.VM_STATS)
     stat=24,
     # events; the ring lies outside the hashed part
@@ -60,7 +60,8 @@ HEADER = dict(
 VCPU = dict(
     id=1, cr0=1, cr2=1, cr3=1, cr4=1, efer=1, rip=1, cpl=1, ac=1, pkru=1, cs_l=1, smm=1, guest_mode=1,
     # CPUID facts that translation depends on
-    maxphyaddr=1, has_gbpages=1, has_pse36=1, has_nx=1, has_pcid=1, is_amd=1, pdpte_accessed_allowed=1, cr4_reserved=1, efer_reserved=1,
+    maxphyaddr=1, has_gbpages=1, has_pse36=1, has_nx=1, has_pcid=1, is_amd=1, pdpte_accessed_allowed=1,
+    cr4_reserved=1, efer_reserved=1,
     mmu=1, walk_mmu=1, requests=1,
     # per-vCPU MMIO cache
     mmio_gva=1, mmio_gfn=1, mmio_access=1, mmio_gen=1,

@@ -15,6 +15,8 @@ RESUME, EMULATE = 0, 1
 #: EMULTYPE_ALLOW_RETRY_PF: unprotecting the page may help.  EMULTYPE_WRITE_PF_TO_SP: the write hits a table that
 #: translates it.
 ALLOW_RETRY, WRITE_TO_OWN_TABLE = 2, 4
+#: Of `before_lock`, besides the results of mmu/faults: an MMIO spte said so, no counter is touched.
+MMIO_EMULATE = 100
 
 
 @core
@@ -62,28 +64,42 @@ def conclude(vm, vcpu, addr, error_code, result):
 
 
 @core
-def mmu_page_fault(vm, vcpu, addr, error_code):
-    """kvm_mmu_page_fault."""
+def before_lock(vm, vcpu, addr, error_code):
+    """kvm_mmu_page_fault up to mmu_lock: CONTINUE of mmu/faults, another result of it, or MMIO_EMULATE."""
     if error_code & PFERR_RSVD:
         ctx = state.context(vm, vcpu.mmu)
         if ctx.root_hpa == roots.INVALID_PAGE:
-            return RESUME
+            return faults.RETRY
         result = faults.handle_mmio_page_fault(vm, vcpu, addr, ctx.root_role & roles.DIRECT)
         if result == faults.EMULATE:
-            return EMULATE
+            return MMIO_EMULATE
         if result != faults.INVALID:
-            return RESUME
-    result = faults.begin(vm, vcpu, addr, error_code)
+            return faults.RETRY
+    return faults.begin(vm, vcpu, addr, error_code)
+
+
+@core
+def mmu_page_fault(vm, vcpu, addr, error_code):
+    """kvm_mmu_page_fault."""
+    result = before_lock(vm, vcpu, addr, error_code)
+    if result == MMIO_EMULATE:
+        return EMULATE
     if result == faults.CONTINUE:
         result = faults.finish(vm, vcpu)
     return conclude(vm, vcpu, addr, error_code, result)
 
 
 @core
-def handle_page_fault(vm, vcpu, addr, error_code):
-    """kvm_handle_page_fault."""
+def leave_guest(vm, vcpu, addr, error_code):
+    """kvm_handle_page_fault up to kvm_mmu_page_fault."""
     vcpu.in_guest = 0
     events.emit(vm, events.PAGE_FAULT, vcpu.id, vcpu.rip, addr, error_code)
     if not state.rules(vm).unprotect_reworked and not state.rules(vm).tdp_enabled and inject.needs_reinjection(vcpu):
         writes.unprotect_page_virt(vm, vcpu, addr)
+
+
+@core
+def handle_page_fault(vm, vcpu, addr, error_code):
+    """kvm_handle_page_fault."""
+    leave_guest(vm, vcpu, addr, error_code)
     return mmu_page_fault(vm, vcpu, addr, error_code)

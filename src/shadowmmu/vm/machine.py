@@ -304,8 +304,8 @@ class Vm:
 
     memory: bytes of guest RAM in one memslot at gpa 0 (0: none; add slots yourself).  rules: name in `RULES`, or a
     dict of rule fields.  mmu: "shadow", "tdp" (two-dimensional paging, TDP MMU) or "tdp-legacy" (two-dimensional paging
-    with the direct MMU of kvm.tdp_mmu=N).  vcpus: number.  config: a `Config` for other sizes or another geometry.  events: which events
-    are recorded (mask of `events`), drained by `drain_events`.
+    with the direct MMU of kvm.tdp_mmu=N).  vcpus: number.  config: a `Config` for other sizes or another geometry.
+    record: which events are recorded (mask of `mmu.events`), drained by `drain_events`.
     """
 
     def __init__(self, memory=16 << 20, *, rules=rule_sets.DEFAULT, mmu="shadow", vcpus=1, config=None,

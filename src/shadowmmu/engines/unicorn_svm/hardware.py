@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import exits as ex
-from . import hooks, nested_paging, signals
+from . import hooks, signals
 from . import offsets as o
 from .errors import EngineError
 
@@ -566,7 +566,7 @@ class SvmHardware:
         cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
         self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
         word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
-        word.value = nested_paging.on_tlb_fill.address
+        word.value = hooks.on_tlb_fill.address
         self.intercept_cr(3, False, False)
         self.intercept(ex.INVLPG, False)
         self.flush_tlb()
@@ -852,6 +852,11 @@ class SvmHardware:
             if instruction is not None:
                 arguments.append(ctypes.c_int(instruction))
             self._check(self._library.uc_hook_add(*arguments), "installing a hook")
+
+    def watch(self, address, callback):
+        """Call `callback()` whenever the guest is about to execute the instruction at this linear address."""
+        from unicorn import unicorn_const as uc
+        self._uc.hook_add(uc.UC_HOOK_CODE, lambda *_: callback(), begin=address, end=address)
 
     def _refresh_hflags(self):
         """Recompute what the translator knows about the mode from CR0, CR4, EFER, EFLAGS and the segments."""

@@ -23,6 +23,7 @@ from ...state.foreign import (
     call1,
     call3,
     call4,
+    call6,
     callback,
     load8,
     load16,
@@ -588,3 +589,32 @@ def on_instruction(uc, pc, size, control):
         call4(get(control, CPU_VMEXIT), get(control, ENV), ex.INTR, 0, 0)
     put(control, COUNT, total + 1)
     put(control, STARTED, 1)
+
+
+@callback("u32", "i64", "i64", "i32", "i32", "i32", "u32", "i64")
+def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
+    """CPUClass.tlb_fill: fill the TLB and return 1; a failed probe returns 0, any other failure does not return."""
+    env = cpu + o.CPU_ENV
+    control = load64(env + o.NESTED_CR3)
+    put(control, WALK_GVA, address)
+    put(control, WALK_KIND, kind)
+    put(control, WALK_WHO, index)
+    status = call1(get(control, WALK), get(control, WALK_ARGUMENT))
+    if status == 0:
+        call6(get(control, TLB_SET_PAGE), cpu, address & -PAGE, get(control, WALK_HPA) & -PAGE,
+              get(control, WALK_PROT), index, get(control, WALK_SIZE))
+        return 1
+    if probe & 0xFF:
+        return 0
+    put(control, FAULT_LINEAR, address)
+    vmexit = get(control, CPU_VMEXIT)
+    store64(get(control, VMCB) + o.VMCB_EXIT_INFO_2, get(control, WALK_ADDRESS))
+    error = get(control, WALK_ERROR)
+    if status == 1:
+        call4(vmexit, env, ex.NPF, error & 0xFFFFFFFF, retaddr)
+    elif status == 2:
+        call4(vmexit, env, ex.PAGE_FAULT, error, retaddr)
+    elif status == 3:
+        call4(vmexit, env, ex.EXCEPTION + 13, 0, retaddr)
+    call4(vmexit, env, ex.INTR, 0, retaddr)
+    return 0

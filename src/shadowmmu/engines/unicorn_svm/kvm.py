@@ -20,7 +20,7 @@ from ...vm.machine import signed
 from ...x86.bits import EFER_SVME
 from . import exits as svm
 from . import fast_path, guest_memory
-from .cpuid import EFER, PLAIN_MSRS, guest_cpuid
+from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
@@ -288,7 +288,7 @@ class KvmRun:
         block = self._block
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
-        if code == svm.PAGE_FAULT and verdict != fast_path.UNTOUCHED:
+        if code in (svm.PAGE_FAULT, svm.NPF) and verdict != fast_path.UNTOUCHED:
             self.exits[code] += 1
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
@@ -531,17 +531,17 @@ class KvmRun:
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
         if self.nested is not None and index in (HSAVE_PA, VM_CR):
             return self.nested.write_msr(index, value)
-        if index not in self.msrs:
-            return True
-        self.msrs[index] = value
-        return False
+        if index in self.msrs:
+            self.msrs[index] = value
+            return False
+        return index not in IGNORED_MSRS
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
         if self.nested is not None and index in (HSAVE_PA, VM_CR):
             return self.nested.read_msr(index)
-        return self.msrs.get(index)
+        return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
@@ -676,6 +676,8 @@ class KvmRun:
         self.report = RunReport(reason, text, exit_code)
         return False
 
+    #: Name of the exit that the fast path handles.
+    FAULT_NAME = "#PF"
     #: Guest instructions between looks at limits and timers when the guest makes no exits.
     SLICE = 2_000_000
 
@@ -705,7 +707,7 @@ class KvmRun:
         report.instructions = self.hardware.instruction_count
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
         report.fast_exits = self.hardware.exit_counts[1]
-        report.exits["#PF"] += report.fast_exits
+        report.exits[self.FAULT_NAME] += report.fast_exits
         report.emulated = self.emulated
         self._drain()
         return report

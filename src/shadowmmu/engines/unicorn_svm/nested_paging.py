@@ -2,7 +2,7 @@
 """Nested paging on the engine: our two-dimensional walker in the place of the engine's page walker.
 
     guest instruction --TLB hit--> memory
-                      --miss--> CPUClass.tlb_fill = on_tlb_fill --> walk (vm.two_dimensional, compiled or Python)
+                      --miss--> CPUClass.tlb_fill = hooks.on_tlb_fill --> walk (vm.two_dimensional, compiled or Python)
                                     OK ................ fill the engine's TLB, go on
                                     guest entry bad ... #PF exit code, which `hooks` reflects into the guest
                                     nested entry bad .. NPF exit (0x400), EXITINFO1 with all its 64 bits
@@ -23,9 +23,8 @@ import ctypes
 
 from ... import state
 from ...state import core
-from ...state.foreign import call1, call4, call6, callback, load64, store64
+from ...state.foreign import callback, load64, store64
 from ...vm import two_dimensional
-from . import exits as ex
 from . import hooks
 from . import offsets as o
 
@@ -33,36 +32,6 @@ from . import offsets as o
 HANDLE, VCPU, CONTROL, RSVD_WITHOUT_PRESENT, PDPTE_ACCESSED, PHYS_BITS, CELLS = range(7)
 #: Status of a walker that raised a Python exception: leave the guest.
 FAILED = 9
-PAGE = 4096
-
-
-@callback("u32", "i64", "i64", "i32", "i32", "i32", "u32", "i64")
-def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
-    """CPUClass.tlb_fill: fill the TLB and return 1; a failed probe returns 0, any other failure does not return."""
-    env = cpu + o.CPU_ENV
-    control = load64(env + o.NESTED_CR3)
-    hooks.put(control, hooks.WALK_GVA, address)
-    hooks.put(control, hooks.WALK_KIND, kind)
-    hooks.put(control, hooks.WALK_WHO, index)
-    status = call1(hooks.get(control, hooks.WALK), hooks.get(control, hooks.WALK_ARGUMENT))
-    if status == 0:
-        call6(hooks.get(control, hooks.TLB_SET_PAGE), cpu, address & -PAGE, hooks.get(control, hooks.WALK_HPA) & -PAGE,
-              hooks.get(control, hooks.WALK_PROT), index, hooks.get(control, hooks.WALK_SIZE))
-        return 1
-    if probe & 0xFF:
-        return 0
-    hooks.put(control, hooks.FAULT_LINEAR, address)
-    vmexit = hooks.get(control, hooks.CPU_VMEXIT)
-    store64(hooks.get(control, hooks.VMCB) + o.VMCB_EXIT_INFO_2, hooks.get(control, hooks.WALK_ADDRESS))
-    error = hooks.get(control, hooks.WALK_ERROR)
-    if status == 1:
-        call4(vmexit, env, ex.NPF, error & 0xFFFFFFFF, retaddr)
-    elif status == 2:
-        call4(vmexit, env, ex.PAGE_FAULT, error, retaddr)
-    elif status == 3:
-        call4(vmexit, env, ex.EXCEPTION + 13, 0, retaddr)
-    call4(vmexit, env, ex.INTR, 0, retaddr)
-    return 0
 
 
 @core

@@ -5,9 +5,12 @@
     CR0 and CR3 are read back at every exit; NPF carries a guest-physical address
 """
 
+import ctypes
+
 from ...vm import calls
 from ...vm.machine import signed
 from . import exits as svm
+from . import fast_path
 from .kvm import KvmRun
 from .nested_paging import Walker
 
@@ -19,10 +22,13 @@ class NestedPagingRun(KvmRun):
     """A run with two-dimensional paging; interface and report of `KvmRun`."""
 
     npt = True
+    FAULT_NAME = "NPF"
 
     def _install_fast_path(self):
         super()._install_fast_path()
-        self.hardware.install_fast_path(0, 0)
+        self._block[fast_path.NESTED_ROOT] = -1
+        if fast_path.AVAILABLE:
+            self.hardware.install_fast_path(fast_path.handle_nested.address, ctypes.addressof(self._block))
         store, view = self.vm.store, self.vm.view
         offset, length = store.tables["ram"]
         self.walker = Walker(self.vm, self.vcpu, self.hardware, self.profile, self.hardware.fail)
@@ -47,12 +53,12 @@ class NestedPagingRun(KvmRun):
 
     def _flush(self):
         r, hw = self.vcpu.record, self.hardware
-        if r.hw_flush or r.hw_flush_count or r.hw_root != self._nested_root or self.profile.flush_on_world_switch:
+        changed = self._block[fast_path.NESTED_ROOT] != r.hw_root
+        if r.hw_flush or r.hw_flush_count or changed or self.profile.flush_on_world_switch:
             hw.flush_tlb()
-        self._nested_root = r.hw_root
+        self._block[fast_path.NESTED_ROOT] = r.hw_root
         r.hw_flush = r.hw_flush_count = 0
 
-    _nested_root = None
     _pcid = False
 
     def arm_control_registers(self):
