@@ -4,6 +4,7 @@
 """
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,15 @@ cr4 {cr4:#x}
 efer {efer:#x}
 pcid 0
 """
+
+
+def tool_versions():
+    """{"gcc": major, "ld": major.minor}, or {} if a tool is missing."""
+    if not all(map(shutil.which, ("gcc", "ld", "objcopy", "nm"))):
+        return {}
+    gcc = subprocess.run(["gcc", "-dumpversion"], capture_output=True, text=True, check=True).stdout
+    ld = subprocess.run(["ld", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    return {"gcc": gcc.split(".")[0].strip(), "ld": ".".join(re.findall(r"\d+", ld.split()[-1])[:2])}
 
 
 def _symbol(elf, name):
