@@ -75,7 +75,7 @@ def plan(config, rules_words):
         ("spt", frames * table_bytes, PAGE if table_bytes >= PAGE else 8),
         ("ram", (c.memory_pages + c.spare_pages) * page_bytes, PAGE if page_bytes >= PAGE else 8),
         ("end", 0, 8),
-        ("walkers", c.vcpus * 2 * _WORDS["WALKER"] * 8, 8), ("faults", c.vcpus * 2 * _WORDS["FAULT"] * 8, 8),
+        ("walkers", c.vcpus * layout.WALKERS_PER_VCPU * _WORDS["WALKER"] * 8, 8), ("faults", c.vcpus * 2 * _WORDS["FAULT"] * 8, 8),
         ("sync", _WORDS["SYNC"] * 8, 8), ("iter", _WORDS["TDP_ITER"] * 8, 8),
         ("hw_walk", _WORDS["HW_WALK"] * 8, 8),
         ("events", 8 * (2 + c.events * layout.EVENT_WORDS), 8),

@@ -21,6 +21,7 @@ from . import (
     rmap_exact,
     root_cache,
     root_references,
+    tdp_trees,
     tracking_exact,
     unique_keys,
     unsync_bits,
@@ -29,7 +30,7 @@ from . import (
 from .picture import look
 
 ALL = (unique_keys, lists, parents_exact, rmap_exact, child_roles, direct_pages, leaf_sptes, mmio_sptes,
-       write_protection, tracking_exact, unsync_bits, root_references, root_cache, counters_exact, no_leaks)
+       write_protection, tracking_exact, unsync_bits, root_references, root_cache, tdp_trees, counters_exact, no_leaks)
 
 
 def check_all(vm):
