@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Was a kernel right?  A recorded random guest (g9a, g9b) judged by the oracle, operation by operation.
 
-    python -m shadowmmu.lab.random_guest tests/data/golden/guests/g9b1.cfg linux-7.2
+    python -m shadowmmu.lab.random_guest tests/data/golden/guests/g9b1.cfg linux-6.12 linux-7.2 linux-7.2,role_has_smep=0
 
     engine runs the guest under the rules of a kernel ──before each operation──>  what will it do (its random numbers are in
                                                                                  its memory), what does the oracle permit
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from ..guests import golden, recorded
 from ..guests.image import GuestImageError
 from ..oracle import tlb, walker
-from ..state import interpreted
+from ..rules import RULES
 from ..x86 import bits
 
 RANDOM, COUNT, CHECKSUM = 0x3040, 0x3044, 0x3048
@@ -262,6 +262,14 @@ class Watcher:
         return "nowhere"
 
 
+def rules_of(text):
+    """linux-7.2,role_has_smep=0: a kernel's rules with fields of docs/rules.md changed."""
+    name, *changes = text.split(",")
+    if name not in RULES:
+        raise GuestImageError(text, f"no such rules; there is {', '.join(RULES)}")
+    return RULES[name] | {field: int(value) for field, _, value in (change.partition("=") for change in changes)}
+
+
 def run(path, rules):
     """Run the guest of a .cfg under a kernel's rules: a Verdict."""
     image = golden.load(path)
@@ -274,7 +282,7 @@ def run(path, rules):
     def watch(machine, outcome):
         machine.hardware.watch(at, Watcher(machine.vm, outcome, pae, verdict))
 
-    outcome = recorded.run(image, rules=rules, on_machine=watch)
+    outcome = recorded.run(image, rules=rules_of(rules), on_machine=watch)
     verdict.values = [line for line in outcome.lines if re.match(r"VAL|PF", line)]
     return verdict
 
