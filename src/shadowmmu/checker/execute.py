@@ -15,7 +15,7 @@ vCPU are part of the state, so whatever happens before `finish` meets the fault 
 """
 
 from .. import state
-from ..mmu import contexts, faults, geometry, host, inject, memslots, reclaim, roots, sptes, walk, zap
+from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
 from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE

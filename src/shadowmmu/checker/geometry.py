@@ -202,7 +202,7 @@ class Arena:
         import ctypes
         import mmap
 
-        from . import step
+        from . import entries
         self.machine, self.rules, self.vcpus, self.aside = machine, rules, vcpus, aside
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
@@ -224,7 +224,7 @@ class Arena:
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):
             table[areas.GVAS + i] = gva
-        step.prepare(self.handle(0), self.area)
+        entries.prepare(self.handle(0), self.area)
         for i in range(1, copies):
             self.copy(i, 0)
 

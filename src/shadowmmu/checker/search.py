@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass, field
 
 from ..state import JIT
-from . import breadth, random_walk, step
-from .breadth import BreadthFirst
+from . import breadth, random_walk
 from .alphabet import alphabet
+from .breadth import BreadthFirst
 from .geometry import Arena
 from .random_walk import MAX_LENGTH, RandomWalk
 from .step import perform, prepare, replay
@@ -72,7 +72,7 @@ class Search:
         self.progress = Progress()
 
     def _seen(self):
-        return step.table(1 << self.bits), self.bits
+        return table(1 << self.bits), self.bits
 
     def _run(self, lane, seconds, operations):
         started, size = time.monotonic(), 20_000 if JIT else 200

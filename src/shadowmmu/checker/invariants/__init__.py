@@ -12,7 +12,6 @@ everything; the MMU's own functions are not asked.  KVM once had such checks (mm
 nobody could run them).
 """
 
-from ... import state
 from ...state import core
 from . import (
     child_roles,
@@ -85,12 +84,6 @@ def violated(vm):
         if not holds(vm, number):
             return number
     return 0
-
-
-@core
-def judge(handle, number):
-    """`holds` for Python."""
-    return holds(state.attach(handle), number)
 
 
 def name(number):
