@@ -10,8 +10,8 @@
                    else      exit, fault, try again +--> checks of the walk, what may be cached, then the data
       --> verify.after_operation
 
-An access that was only begun (`ops.BEGIN`) leaves its parameters in the vCPU's PENDING words.  The walker and the fault record of a
-vCPU are part of the state, so whatever happens before `finish` meets the fault as mmu_lock would.
+An access that was only begun (`ops.BEGIN`) leaves its parameters in the vCPU's PENDING words.  The walker and the fault record
+of a vCPU are part of the state, so whatever happens before `finish` meets the fault as mmu_lock would.
 """
 
 from .. import state
@@ -105,7 +105,7 @@ def locked_gpa(vm, vcpu, gva):
 
 @core
 def emulate(vm, area, v, gva, kind, value, size, flags):
-    """KVM's emulator executes the access: RAM offset, or another outcome.  With BEGIN a write stops before the MMU hears of it."""
+    """KVM's emulator executes the access: RAM offset, or another outcome.  A write with BEGIN stops before the MMU hears."""
     vcpu = state.vcpu(vm, v)
     gpa = -1
     if kind & PFERR_FETCH:

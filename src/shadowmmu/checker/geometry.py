@@ -46,8 +46,9 @@ from . import area as areas
 from . import known, ops
 
 #: How often a kind of operation is drawn.
-WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2, "host registers": 1,
-           "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2, "dirty": 2, "memory": 2, "reclaim": 1}
+WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2,
+           "host registers": 1, "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
+           "dirty": 2, "memory": 2, "reclaim": 1}
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D

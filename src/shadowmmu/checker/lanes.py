@@ -100,15 +100,17 @@ class BreadthFirst:
         self.rows = [r for kind in rows.values() for r in kind]
         self.alphabet, self.depth = entries.table_of(self.rows), min(depth, MAX_DEPTH)
         self.capacity = nodes if JIT else min(nodes, 1 << 14)
-        self.work, self.nodes, self.path = entries.table(BREADTH_WORDS), entries.table(self.capacity), entries.table(MAX_DEPTH + 1)
+        self.work, self.nodes = entries.table(BREADTH_WORDS), entries.table(self.capacity)
+        self.path = entries.table(MAX_DEPTH + 1)
         self.work[NODES], self.work[BREADTH_SALT] = 1, salt
         self.done = False
 
     def step(self, budget):
         """So many operations: 0, the number of a failure, or -1 when there is nothing left to do."""
         a = self.arena
-        result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows), self.work,
-                             self.nodes, self.capacity, self.path, self.seen, self.bits, budget, self.depth))
+        result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows),
+                                     self.work, self.nodes, self.capacity, self.path, self.seen, self.bits, budget,
+                                     self.depth))
         self.done = result < 0
         return result
 

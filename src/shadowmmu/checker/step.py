@@ -16,10 +16,10 @@ from . import area as areas
 @core
 def forget_counters(vm):
     """Statistics that nothing depends on would only grow."""
-    kept = vm.stat[counters.PAGES_4K]
     for i in range(24):
-        vm.stat[i] = 0
-    vm.stat[counters.PAGES_4K] = kept
+        # gauges count what is there
+        if not counters.PAGES_4K <= i <= counters.PAGES_4K + 2 and i != counters.MMU_UNSYNC and i != counters.NX_LPAGE_SPLITS:
+            vm.stat[i] = 0
     for v in range(vm.n_vcpus):
         vcpu = state.vcpu(vm, v)
         for i in range(20):
