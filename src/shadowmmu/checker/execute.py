@@ -311,6 +311,7 @@ def instruction(vm, area, code, v, a, b, c, d):
     elif code == ops.MOV_CR4:
         if registers.set_cr4(vm, vcpu, a):
             skip(vm, area)
+            architecture.cr4_refused(vm, area, v, a)
         else:
             host_side.look_at_host(vm, area)
             architecture.cr4_written(vm, area, v)
