@@ -152,7 +152,9 @@ def rights_now(vm, area, v):
 @core
 def outdated(vm, area, v):
     """What is derived from this vCPU's registers must be derived anew."""
-    areas.head(vm, area)[areas.STALE] |= 1 << v
+    h = areas.head(vm, area)
+    h[areas.STALE] |= 1 << v
+    h[areas.RIGHTS] |= 1 << v
 
 
 @core
@@ -282,11 +284,12 @@ def settle(vm, area):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
         if stale or changed & own[0]:
-            if stale:
+            if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
+    h[areas.RIGHTS] = 0
 
 
 @core
