@@ -199,6 +199,16 @@ def load_pdptes(vm, area, v):
 
 
 @core
+def cr3_refused(vm, area, v, value):
+    """Must MOV CR3 raise #GP(0)?  Bits 63:MAXPHYADDR are reserved, bit 63 only with CR4.PCIDE=0 (SDM vol. 2, MOV to control
+    registers)."""
+    cpu = cpu_of(vm, area, v)
+    if cpu[walker.CR4] & CR4_PCIDE:
+        value &= (1 << 63) - 1
+    return value >> cpu[walker.MAXPHYADDR] != 0
+
+
+@core
 def cr3_written(vm, area, v, value):
     """MOV CR3 has been done."""
     tlb.mov_cr3(memory_of(vm, area, v), cpu_of(vm, area, v), permitted_of(vm, area, v), value,

@@ -303,9 +303,12 @@ def instruction(vm, area, code, v, a, b, c, d):
             host_side.look_at_host(vm, area)
             architecture.cr0_written(vm, area, v)
     elif code == ops.MOV_CR3:
+        refused = architecture.cr3_refused(vm, area, v, a)
         if registers.set_cr3(vm, vcpu, a):
             skip(vm, area)
         else:
+            if refused:
+                areas.fail(vm, area, verify.NOT_REFUSED, v, 0, a, 0, 0)
             host_side.look_at_host(vm, area)
             architecture.cr3_written(vm, area, v, a)
     elif code == ops.MOV_CR4:

@@ -24,7 +24,8 @@ from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
 INVARIANT = 100
-(TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO) = range(1, 13)
+(TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
+ NOT_REFUSED) = range(1, 14)
 
 #: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
 CACHE_WARNING = 25
@@ -49,6 +50,8 @@ FAILURES = {
     WARNING: ("warning", "a condition that the kernel has a WARN or BUG for (mmu/warn.py)", ("number", "", "")),
     NOT_MMIO: ("not-mmio", "an access was emulated as MMIO although no permitted translation leads to an address without "
                "memory", ("access", "", "")),
+    NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers)",
+                  ("value", "", "")),
 }
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.ALL[n - 1].__doc__.partition("\n")[0], ("", "", ""))

@@ -4,11 +4,12 @@
 from ..checker.main import USER_ERRORS as CHECK_ERRORS
 from ..engines.unicorn_svm.errors import EngineError
 from ..guests.image import GuestImageError
+from ..museum.exhibit import ExhibitError
 from ..state import PatchError
 from ..trace.errors import TraceError
 from ..vm import VmError
 
-USER_ERRORS = (*CHECK_ERRORS, EngineError, GuestImageError, PatchError, TraceError, VmError)
+USER_ERRORS = (*CHECK_ERRORS, EngineError, ExhibitError, GuestImageError, PatchError, TraceError, VmError)
 
 
 class UsageError(Exception):

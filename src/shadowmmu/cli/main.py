@@ -41,7 +41,7 @@ def run(
     memory: Annotated[int | None, typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
     rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
                                             "linux-7.2.")] = "linux-6.12",
-    mmu: Annotated[str, typer.Option(help="shadow, or none: the engine walks the guest's own tables.")] = "shadow",
+    mmu: Annotated[str, typer.Option(help="shadow; tdp, tdp-legacy: nested paging; none: the engine's own MMU.")] = "shadow",
     profile: Annotated[str, typer.Option(help="Host CPU: amd, or tcg (as the recordings).")] = "amd",
     events: Annotated[str | None, typer.Option(help="Write the event log to this file, in tracefs format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; the console goes to stderr.")] = False,
@@ -118,6 +118,8 @@ def check(
     """
     if patch is not None and os.environ.get("SHADOWMMU_PATCH") != patch:
         restart("SHADOWMMU_PATCH", patch)
+    if judge is not None and os.environ.get("SHADOWMMU_JIT") != "0":
+        restart("SHADOWMMU_JIT", "0")       # a few calls of the oracle, not worth compiling
     from ..checker.main import command
     _finish(command, rules=rules, machine=machine or (), vcpus=vcpus or (), seconds=seconds, operations=operations, depth=depth,
             seed=seed, length=length, aside=aside or (), sought=sought or (), replay_file=replay, judge_file=judge,
@@ -129,6 +131,40 @@ def bench(context: typer.Context):
     """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
     from ..lab.bench import command
     _finish(command, context.args)
+
+
+@app.command()
+def museum(
+    exhibit: Annotated[str | None, typer.Argument(help="Id of an exhibit; without one, the list.")] = None,
+    score: Annotated[bool, typer.Option("--score", help="Search for every exhibit and with every fix; print the "
+                                                        "table. Interrupted, it goes on where it stopped.")] = False,
+    role_audit: Annotated[bool, typer.Option("--role-audit", help="Leave out each bit of the page role in turn; the shortest "
+                                                                  "visible difference.")] = False,
+    small_states: Annotated[bool, typer.Option("--small-states", help="Judge every small state of the root cache and of the "
+                                                                      "unsync bits, for each version of that code.")] = False,
+    only: Annotated[str, typer.Option(help="For --score: ids, separated by commas.")] = "",
+    seconds: Annotated[float, typer.Option(help="Time of one search.")] = 60.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="For --score: forget what an earlier one found.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="For --score: store scripts that are shorter than those in the "
+                                                      "museum.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+):
+    """Historical bugs as runnable exhibits: list them, tell and run one, score all."""
+    if (exhibit is not None) + score + role_audit + small_states > 1:
+        print("shadowmmu: an exhibit, --score, --role-audit and --small-states exclude each other", file=sys.stderr)
+        raise typer.Exit(2)
+    from ..museum import claims, command
+    from ..museum import role_audit as audit
+    if small_states:
+        _finish(claims.main, as_json=json)
+    elif score:
+        _finish(command.score, [i for i in only.split(",") if i], seconds=seconds, as_json=json, fresh=fresh, save=save)
+    elif role_audit:
+        _finish(audit.main, seconds=seconds, as_json=json)
+    elif exhibit:
+        _finish(command.tell, exhibit, seconds=seconds, as_json=json)
+    else:
+        _finish(command.list_all, as_json=json)
 
 
 def _finish(command, *arguments, **options):

@@ -62,6 +62,15 @@ def unaccount_shadowed(vm, sp):
 
 
 @core
+def is_nothing_shadowed(vm, i, gfn):
+    """Is a large page allowed at the gfn in every address space?  Then no table in that range is shadowed (b3ae3ceb5569)."""
+    if memslots.disallow_lpage(vm, i, gfn, 2):
+        return False
+    other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+    return other < 0 or not memslots.disallow_lpage(vm, other, gfn, 2)
+
+
+@core
 def gfn_is_write_tracked(vm, i, gfn):
     """kvm_gfn_is_write_tracked.
 

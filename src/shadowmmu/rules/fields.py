@@ -16,6 +16,8 @@ FIELDS = {
     "track_all_address_spaces": "write tracking looks at every address space (0f38453cdb2e)",
     "protect_all_address_spaces": "a new page table is write-protected in every address space; no kernel does so, it is what "
                                   "the checker puts in place to set `smm-protection` aside",
+    "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
+    "exhibit": "which exhibit of a patch that holds several is in force (museum/combined.py); 0: none",
     "role_has_smep": "CR4.SMEP itself is in the page role (7.2), not only together with CR0.WP=0",
     "dirty_with_writable": "make_spte sets D whenever it sets W, also over a writable spte",
     "vectoring_check": "emulating a #PF exit while an event is being delivered ends the run (internal error 3)",
@@ -28,4 +30,14 @@ FIELDS = {
     "flush_only_mmu_writable": "mmu_spte_update asks for a flush only when MMU-writable is lost",
     "nx_huge_pages": "the iTLB multihit workaround is on",
     "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
+    "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",
+    "tdp_mmu_enabled": "module parameter kvm.tdp_mmu: direct roots belong to the TDP MMU",
+    "cpuid_invalidates_role": "KVM_SET_CPUID2 marks the MMUs' root roles invalid instead of clearing them",
+    "ad_enabled": "nested page tables of the host have accessed and dirty bits (kvm_intel.eptad; always on AMD)",
+    "pml": "module parameter kvm_intel.pml: the hardware logs dirty pages, D is cleared instead of W",
+    "eager_page_split": "module parameter kvm.eager_page_split: huge pages are split when a dirty log begins",
+    "frozen_spte": "FROZEN_SPTE (REMOVED_SPTE): an entry of the TDP MMU that nobody may touch",
+    "tdp_zap_from_4k": "a root of the TDP MMU is zapped in passes from 4K on, not from 1G on",
+    "tdp_change_traced_last": "kvm_tdp_mmu_spte_changed of a cut-off table follows what its removal traces",
+    "tdp_recovers_in_place": "huge pages come back by replacing the table (13e2e4f62a4b), not by zapping it",
 }

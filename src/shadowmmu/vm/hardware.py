@@ -39,7 +39,7 @@ def permission_error(vcpu, w, u, nx, access):
         return True
     if access & PFERR_USER:
         return not u
-    cr4 = registers.hardware_cr4(vcpu)
+    cr4 = registers.shadow_cr4(vcpu)
     if u and access & PFERR_FETCH and cr4 & CR4_SMEP:
         return True
     return u and not access & PFERR_FETCH and cr4 & CR4_SMAP != 0 and not vcpu.ac
@@ -78,7 +78,7 @@ def translate(vm, vcpu, gva, access):
         geometry.write_spte(vm, sptep, spte | PT_ACCESSED)
         frame = geometry.entry_frame(spte)
         level -= 1
-    if nx and not registers.hardware_efer(vcpu) & EFER_NX:
+    if nx and not registers.hardware_efer(vm, vcpu) & EFER_NX:
         # bit 63 is reserved then
         return -1 - (error | PFERR_RSVD | PFERR_PRESENT)
     if permission_error(vcpu, w, u, nx, access):

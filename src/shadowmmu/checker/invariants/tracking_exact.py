@@ -52,7 +52,8 @@ def check(vm):
 
 @core
 def tables_in(vm, slot, first, count, least):
-    """Pages on the active list (all that are not invalid: `lists`) of at least level `least` that shadow guest tables at these gfns of the slot."""
+    """Pages on the active list (all that are not invalid: `lists`) of at least level `least` that shadow guest tables at
+    these gfns of the slot."""
     n = 0
     k = vm.list_head[layout.ACTIVE_LIST]
     for _ in range(vm.n_pages):

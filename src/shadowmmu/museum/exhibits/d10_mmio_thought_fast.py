@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A reserved-bit fault of an MMIO spte is handled as a fast page fault.
+
+id:      D10
+year:    2013
+commits: 1c118b8226
+cve:     -
+rules:   linux-6.12
+change:  -
+breaks:  -
+needs:   no guest paging, host
+length:  -
+
+The fast path repairs entries that are write-protected for the dirty log only. It looked at the present bit alone, and an MMIO
+spte has that bit; with write permission noted in it, the fault was declared spurious. If the mark was of an old generation
+the slow path that would renew it was never reached, and the guest faulted for ever.
+
+Fix: faults with the reserved bit in the error code are not for the fast path.
+"""
+
+
+@replaces("mmu.faults.fast_page_fault")
+def fast_page_fault(vm, vcpu, f):
+    """fast_page_fault (direct MMUs only): a write to an entry that is only write-protected for the dirty log is fixed
+    without the lock.  INVALID: take the slow path."""
+    if not f.present or not f.write:
+        return INVALID
+    it = state.fault(vm, vcpu.id * 2 + 1)
+    walk.shadow_walk_init(vm, vcpu, it, state.context(vm, vcpu.mmu).root_hpa, f.addr)
+    sptep = -1
+    while walk.shadow_walk_okay(vm, it):
+        sptep = it.it_sptep
+        walk.shadow_walk_next(vm, it)
+    result = INVALID
+    spte = geometry.read_spte(vm, sptep) if sptep >= 0 else 0
+    old = spte
+    if sptep >= 0 and spte & PT_PRESENT:
+        sp = state.page(vm, geometry.sptep_page(vm, sptep))
+        level = roles.level(sp.role)
+        if sptes.is_last(spte, level):
+            if is_access_allowed(f, spte):
+                result = SPURIOUS
+            elif sptes.is_mmu_writable(spte) and not (level > 1 and memslots.dirty_track_enabled(vm, f.slot)):
+                new = spte | PT_WRITABLE
+                if is_access_allowed(f, new):
+                    geometry.write_spte(vm, sptep, new)
+                    memslots.mark_page_dirty_in_slot(vm, f.slot, f.gfn)
+                    result = FIXED
+    events.emit(vm, events.FAST_PAGE_FAULT, vcpu.id, f.addr, f.error_code, sptep, old,
+                geometry.read_spte(vm, sptep) if sptep >= 0 else 0, 1 if result == SPURIOUS else 0,
+                1 if result == FIXED else 0)
+    if result != INVALID:
+        vcpu.stat[counters.PF_FAST] += 1
+    return result
