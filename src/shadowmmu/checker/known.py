@@ -75,7 +75,8 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
         "address space only.  A gfn that is "
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
-        "0f38453cdb2e; this protection does not.)",
+        "0f38453cdb2e; this protection does not.)  Nor does hugepage_adjust(): lpage_info is per address space, so a large page "
+        "of SMM may cover a page table of the other one and be writable.",
         "the rule `protect_all_address_spaces` is switched on",
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
