@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Telling states apart: a 62-bit digest of what matters for the future, and the set of digests that were met.
+r"""Telling states apart: a 62-bit digest of what matters for the future, and the set of digests that were met.
 
     registers, requests, roots | shadow pages in list order | guest memory, slots | held by hardware, permitted
           \________________________ fold, word by word _________________________/

@@ -10,12 +10,12 @@
                    else      exit, fault, try again +--> checks of the walk, what may be cached, then the data
       --> verify.after_operation
 
-An access that was only begun (`ops.BEGIN`) leaves its parameters in the vCPU's PENDING words.  The walker and the fault record of a
-vCPU are part of the state, so whatever happens before `finish` meets the fault as mmu_lock would.
+An access that was only begun (`ops.BEGIN`) leaves its parameters in the vCPU's PENDING words.  The walker and the fault record
+of a vCPU are part of the state, so whatever happens before `finish` meets the fault as mmu_lock would.
 """
 
 from .. import state
-from ..mmu import contexts, faults, geometry, host, inject, memslots, reclaim, roots, sptes, walk, zap
+from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
 from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
@@ -105,7 +105,7 @@ def locked_gpa(vm, vcpu, gva):
 
 @core
 def emulate(vm, area, v, gva, kind, value, size, flags):
-    """KVM's emulator executes the access: RAM offset, or another outcome.  With BEGIN a write stops before the MMU hears of it."""
+    """KVM's emulator executes the access: RAM offset, or another outcome.  A write with BEGIN stops before the MMU hears."""
     vcpu = state.vcpu(vm, v)
     gpa = -1
     if kind & PFERR_FETCH:

@@ -46,8 +46,9 @@ from . import area as areas
 from . import known, ops
 
 #: How often a kind of operation is drawn.
-WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2, "host registers": 1,
-           "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2, "dirty": 2, "memory": 2, "reclaim": 1}
+WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2,
+           "host registers": 1, "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
+           "dirty": 2, "memory": 2, "reclaim": 1}
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D
@@ -202,7 +203,7 @@ class Arena:
         import ctypes
         import mmap
 
-        from . import step
+        from . import entries
         self.machine, self.rules, self.vcpus, self.aside = machine, rules, vcpus, aside
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
@@ -224,7 +225,7 @@ class Arena:
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):
             table[areas.GVAS + i] = gva
-        step.prepare(self.handle(0), self.area)
+        entries.prepare(self.handle(0), self.area)
         for i in range(1, copies):
             self.copy(i, 0)
 

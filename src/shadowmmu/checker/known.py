@@ -71,7 +71,8 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
 """),
     "smm-protection": Deviation(
         SMM_PROTECTION,
-        "account_shadowed() write-protects a new page table in the memslots of its own address space only.  A gfn that is "
+        "account_shadowed() write-protects a new page table in the memslots of its own address space only, "
+        "kvm_vcpu_write_protect_gfn() does so before a sync, and large mappings are forbidden there only.  A gfn that is "
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
         "0f38453cdb2e; this protection does not.)",

@@ -62,6 +62,17 @@ def unaccount_shadowed(vm, sp):
 
 
 @core
+def forbids_large(vm, i, gfn, level):
+    """disallow_lpage of the slot; with `protect_all_address_spaces` also that of the other address space's."""
+    if memslots.disallow_lpage(vm, i, gfn, level):
+        return True
+    if not state.rules(vm).protect_all_address_spaces:
+        return False
+    other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+    return other >= 0 and memslots.disallow_lpage(vm, other, gfn, level) != 0
+
+
+@core
 def is_nothing_shadowed(vm, i, gfn):
     """Is a large page allowed at the gfn in every address space?  Then no table in that range is shadowed (b3ae3ceb5569)."""
     if memslots.disallow_lpage(vm, i, gfn, 2):

@@ -8,6 +8,10 @@ Dossier 2.3, row "shadowed_translation", and A3: a leaf for another gfn inside a
 That each leaf maps the host frame of its computed gfn is checked in `leaf_sptes`.
 """
 
+from ... import state
+from ...mmu import roles
+from ...state import core
+from . import raw
 from .picture import look
 
 
@@ -23,3 +27,23 @@ def check(vm):
                 out.append(f"entry {link.index} of {link.parent} should lead to a direct page of gfn {right:#x}, "
                            f"leads to {link.child}")
     return out
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    for n in range(vm.n_pages):
+        sp = state.page(vm, n)
+        if not sp.in_use or not sp.role & roles.DIRECT:
+            continue
+        span = raw.span(vm, raw.level(sp))
+        if not sp.role & roles.INVALID and sp.gfn & (span << vm.level_bits) - 1:
+            return False
+        for i in range(1 << vm.level_bits):
+            spte = raw.entry(vm, sp, i)
+            if not raw.present(spte) or raw.is_leaf(sp, spte):
+                continue
+            c = raw.child(vm, spte)
+            if c >= 0 and (not state.page(vm, c).role & roles.DIRECT or state.page(vm, c).gfn != sp.gfn + i * span):
+                return False
+    return True

@@ -12,6 +12,10 @@ parents loses only the bit on the path that synced it (mmu_pages_clear_parents).
 clears them; missing bits are stale translations.  So only the direction above is an invariant.
 """
 
+from ... import state
+from ...mmu import roles
+from ...state import core, layout
+from . import raw
 from .picture import look
 
 
@@ -30,3 +34,36 @@ def check(vm):
                 and link.index not in link.parent.bits:
             out.append(f"{link.child} is or leads to an unsync page; entry {link.index} of {link.parent} lacks the bit")
     return out
+
+
+@core
+def page_holds(vm, sp):
+    """One page."""
+    if sp.unsync and (raw.level(sp) != 1 or not raw.has_gptes(sp) or sp.role & roles.INVALID):
+        return False
+    bits = 0
+    for i in range(32 * layout.BITMAP_WORDS):
+        if sp.unsync_child_bitmap[i >> 5] >> (i & 31) & 1:
+            bits += 1
+            if i >= 1 << vm.level_bits:
+                return False
+    return bits == sp.unsync_children
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    for n in range(vm.n_pages):
+        sp = state.page(vm, n)
+        if not sp.in_use:
+            continue
+        if (sp.unsync or sp.unsync_children or sp.unsync_child_bitmap[0]) and not page_holds(vm, sp):
+            return False
+        for i in range(1 << vm.level_bits):
+            spte = raw.entry(vm, sp, i)
+            if not raw.present(spte) or raw.is_leaf(sp, spte) or sp.unsync_child_bitmap[i >> 5] >> (i & 31) & 1:
+                continue
+            c = raw.child(vm, spte)
+            if c >= 0 and (state.page(vm, c).unsync or state.page(vm, c).unsync_children):
+                return False
+    return True
