@@ -65,6 +65,17 @@ _BY_OPERATION = {
         "I3"),
     (verify.TRANSLATION, ops.UNMAP): Cause(
         "host: MMU notifier", "kvm_unmap_gfn_range: every spte of the range goes, and is flushed", "15aaa819e20c", "I2"),
+    (verify.TRANSLATION, ops.MIGRATE): Cause(
+        "host: MMU notifier", "kvm_unmap_gfn_range: no spte leads to the old frame after the notifier", "15aaa819e20c", "I2"),
+    (verify.TRANSLATION, ops.HOST_FINISH): Cause(
+        "host: MMU notifier", "mmu_invalidate_retry_gfn: a fault under way is done again if its page was invalidated meanwhile",
+        "5f8a7cf25a7d, a955cad84cda", "I2"),
+    (verify.TRANSLATION, ops.FINISH): Cause(
+        "SDM vol. 3 4.10.5 (propagation to other processors)",
+        "is_page_fault_stale, kvm_mmu_track_write: what was read before mmu_lock is checked again under it",
+        "f7d9c7b7b902, 0e0fee5c539b", "I8"),
+    (verify.TRANSLATION, ops.SET_CPUID): Cause(
+        "SDM vol. 3 4.5.4 (bits from MAXPHYADDR on are reserved)", "kvm_mmu_after_set_cpuid", "49c6f8756cdf, de3ccd26fafc", "I5"),
     (verify.TRANSLATION, ops.SLOT_DELETE): Cause(
         "host: KVM_SET_USER_MEMORY_REGION", "kvm_mmu_zap_all_fast: every root is obsolete, every vCPU reloads",
         "34d4cb8fca1f, a955cad84cda", "I6"),
@@ -98,7 +109,7 @@ _UNKNOWN = Cause("", "", "", "I8")
 #: Failures by which a guest could hurt its host: no C reproducer is written for them.
 PRIVATE = frozenset((verify.HOST, verify.READONLY, verify.WARNING, verify.DEAD))
 #: Failures that a guest can observe in itself: a C reproducer can show them.
-GUEST_VISIBLE = frozenset((verify.TRANSLATION, verify.ACCESS, verify.FAULT, verify.MARKS))
+GUEST_VISIBLE = frozenset((verify.TRANSLATION, verify.ACCESS, verify.FAULT))
 
 
 def cause(failure, last_code):

@@ -25,7 +25,7 @@ WIDTH = 100
 class Finding:
     """machine, rules, vcpus, script: to repeat it.  rule, meaning, details: what is violated.  permitted, held: translations of
     that address on that vCPU.  change: what the last operation changed.  manual, kvm, commits, invariant: see `causes`.
-    deviation: the known one, or None; withheld: then nothing but its name and story is told.  shape: equal for findings of
+    failure, place, rows: the same as numbers (place: vCPU, address, FAIL_A, _B, _C).  deviation: the known one, or None; withheld: then nothing but its name and story is told.  shape: equal for findings of
     one cause."""
 
     machine: str
@@ -46,6 +46,7 @@ class Finding:
     withheld: bool = False
     patched: bool = False
     failure: int = 0
+    place: tuple = (-1, 0, 0, 0, 0)
     rows: list = field(default_factory=list)
 
     @property
@@ -207,6 +208,8 @@ def explain(arena, rows, failure):
     search.replay(arena, rows, watch)
     before, after = snapshots
     name, meaning, details, v, gva = _details(arena, failure)
+    head = arena.head(1)
+    place = tuple(int(head[k]) for k in (areas.FAIL_VCPU, areas.FAIL_GVA, areas.FAIL_A, areas.FAIL_B, areas.FAIL_C))
     deviation = deviation_of(arena, rows)
     return Finding(
         machine=arena.machine.name, rules=arena.rules if isinstance(arena.rules, str) else "custom", vcpus=arena.vcpus,
@@ -215,7 +218,7 @@ def explain(arena, rows, failure):
         held=held_rows(arena, 1, v, gva) if v >= 0 else [], change=tables.difference(before, after),
         tables=tables.shadow_lines(after), cause=causes.cause(failure, rows[-1][0]), shape=shape(failure, rows),
         deviation=deviation, withheld=deviation is not None and known.DEVIATIONS[deviation].script is None,
-        patched=bool(PATCH.text), failure=failure, rows=rows)
+        patched=bool(PATCH.text), failure=failure, place=place, rows=rows)
 
 
 def minimal(arena, found):

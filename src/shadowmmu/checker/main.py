@@ -7,17 +7,18 @@
     options --> judge | replay | ledger | campaign | search in this process
 """
 
+import os
 import sys
 import time
 
 from . import known, ops, report, saved, search, tasks
 from .finding import explain, minimal
 from .geometry import MACHINES, Arena
-from .saved import Saved, SavedError, Totals
+from .saved import SavedError, Totals
 from .tasks import Settings, SettingsError
 
 #: Seconds between two writes of the state.
-SAVE_EVERY = 5.0
+SAVE_EVERY = 10.0
 #: A script is a page of text, not a log.
 MAX_SCRIPT = 1 << 18
 
@@ -68,16 +69,26 @@ def write_reproducer(path, finding, err):
     print(f"reproducer in the style of kvm-unit-tests: {path}", file=err)
 
 
+def replayed(script, aside=None):
+    """The Finding of a script, or None.  aside: names, or None: first with all known deviations set aside, then with none."""
+    return _replay(script, aside)[0]
+
+
+def _replay(script, aside):
+    """(Finding or None, operations done, names that were set aside)."""
+    for names in ((tuple(known.DEVIATIONS), ()) if aside is None else (tuple(aside),)):
+        arena = Arena(MACHINES[script.machine], script.rules, script.vcpus, copies=2, aside=known.mask(names))
+        failure, done = search.replay(arena, script.rows)
+        if failure:
+            return explain(arena, script.rows[:done], failure), done, names
+    return None, done, names
+
+
 def replay(path, *, aside=None, as_json=False, reproducer=None, out=sys.stdout, err=sys.stderr):
     """Run a script.  aside: names, or None: first with all known deviations set aside, then with none."""
     script = read_script(path)
     started = time.monotonic()
-    for names in ((tuple(known.DEVIATIONS), ()) if aside is None else (aside,)):
-        arena = Arena(MACHINES[script.machine], script.rules, script.vcpus, copies=2, aside=known.mask(names))
-        failure, done = search.replay(arena, script.rows)
-        if failure:
-            break
-    finding = explain(arena, script.rows[:done], failure) if failure else None
+    finding, done, names = _replay(script, aside)
     p = Totals(script.machine, script.vcpus, done, done, done, time.monotonic() - started)
     settings = Settings(script.rules, (script.machine,), (script.vcpus,), tuple(names))
     report.result(settings, [p], [finding] if finding else [], p.seconds, as_json, out,
@@ -87,88 +98,127 @@ def replay(path, *, aside=None, as_json=False, reproducer=None, out=sys.stdout, 
     return 1 if finding else 0
 
 
-class _Search:
-    """A search in this process: tasks in order until something is found or a budget is used up."""
+def totals_of(plan):
+    """Totals of a plan, both ways of searching a machine together."""
+    out = {}
+    for row, lane in zip(plan.bounds(), plan.lanes):
+        if lane is None:
+            continue
+        t = out.setdefault((row["machine"], row["vcpus"]), Totals(row["machine"], row["vcpus"]))
+        p = search.Progress()
+        p.take(lane)
+        t.operations, t.states, t.depth = t.operations + p.operations, t.states + p.states, max(t.depth, p.depth)
+        t.skipped, t.abandoned = t.skipped + p.skipped, t.abandoned + p.abandoned
+        if row["mode"] == "exhaustive":
+            t.complete_depth, t.exhausted = row["complete_depth"], row["exhausted"]
+    return list(out.values())
 
-    def __init__(self, state, path, seconds, operations, err):
-        self.state, self.path, self.seconds, self.operations = state, path, seconds, operations
+
+class _Planned:
+    """A search in this process that goes through the portfolio's plan."""
+
+    def __init__(self, settings, resume, seconds, operations, err):
+        self.path, self.seconds, self.operations = resume or saved.default_path(settings), seconds, operations
         self.progress = report.Progress(err)
-        self.runner = tasks.Runner(state.settings, self.step)
-        self.before = sum(t.operations for t in state.totals.values())
+        if resume and os.path.exists(resume):
+            self.settings, self.plan = saved.load(resume, self.step)
+        else:
+            self.settings, self.plan = settings, saved.new_plan(settings, self.step)
+            if resume:
+                self.save()
+        self.before = self.plan.progress().operations
         self.started = self.written = time.monotonic()
 
     def spent(self):
         """Seconds so far."""
         return time.monotonic() - self.started
 
-    def step(self, task, p):
-        """After each slice of a task."""
-        done = sum(t.operations for t in self.state.totals.values()) - self.before + p.operations
-        states = sum(t.states for t in self.state.totals.values()) + p.states
-        self.progress.show(task.name, done, states, p.depth, self.spent(), self.seconds)
+    def step(self, p):
+        """After each slice."""
+        machine, vcpus, mode = self.plan.names[self.plan.turn]
+        self.progress.show(f"{machine} {vcpus} {mode}", p.operations - self.before, p.states, p.depth, self.spent(), self.seconds)
         if time.monotonic() - self.written > SAVE_EVERY:
             self.save()
 
     def save(self):
         """Write the state."""
-        saved.save(self.path, self.state)
+        saved.save(self.path, self.settings, self.plan)
         self.written = time.monotonic()
 
     def run(self):
-        """(result of the last task if it is not complete or found something, "found" | "budget" | "done" | "interrupted")."""
-        while True:
-            task = tasks.task(self.state.settings, self.state.next)
-            if task is None:
-                return None, "done"
-            done = sum(t.operations for t in self.state.totals.values()) - self.before
-            left = (self.seconds - self.spent() if self.seconds else 0,
-                    self.operations - done if self.operations else 0)
-            if self.seconds and left[0] <= 0 or self.operations and left[1] <= 0:
-                return None, "budget"
-            try:
-                result = self.runner.run(task, *left)
-            except KeyboardInterrupt:
-                return self.runner.result() if self.runner.current else None, "interrupted"
-            if result.found:
-                return result, "found"
-            if not result.complete and task.strategy != "exhaustive":
-                return result, "budget"
-            if not result.complete and (self.seconds or self.operations):
-                return result, "budget"
-            self.state.count(result)
+        """(findings, "found" | "budget" | "done" | "interrupted")."""
+        warm(self.plan)
+        self.started = time.monotonic()
+        try:
+            leads = self.plan.run(self.seconds, self.operations)
+        except KeyboardInterrupt:
+            return [], "interrupted"
+        if leads:
+            return [self.plan.explain(lead) for lead in leads], "found"
+        return [], "done" if len(self.plan.closed) == len(self.plan.names) else "budget"
+
+
+def warm(plan):
+    """Have the core compiled (or read from the cache) before the clock runs: no time of the budget goes to it."""
+    for mode in range(2):
+        machine, vcpus, _ = plan.names[mode]
+        small = search.Search(MACHINES[machine], plan.rules, vcpus, seen_bits=10)
+        small.exhaustive(1, operations=1, nodes=16) if mode else small.random(operations=1)
 
 
 def check(settings, *, seconds=0, operations=0, resume=None, as_json=False, reproducer=None, out=sys.stdout, err=sys.stderr):
     """Search in this process.  resume: file to continue from and to save to."""
-    path = resume or saved.default_path(settings)
-    state = Saved(settings)
-    if resume:
-        import os
-        if os.path.exists(resume):
-            state = saved.load(resume)
-        else:
-            saved.save(resume, state)
-    if not seconds and not operations and not state.settings.depth:
+    if not seconds and not operations:
         seconds = 10
-    finder = _Search(state, path, seconds, operations, err)
-    result, how = finder.run()
+    finder = _Planned(settings, resume, seconds, operations, err)
+    findings, how = finder.run()
     spent = finder.spent()
     finder.progress.clear()
-    findings = []
-    if how == "found":
-        findings = [minimal(finder.runner.finder.arena, search.Found(*result.found))]
-    if how in ("budget", "interrupted") or resume:
-        finder.save()
-    whole = state.with_partial(result)
-    report.result(state.settings, list(whole.totals.values()), findings, spent, as_json, out,
-                  operations_now=sum(t.operations for t in whole.totals.values()) - finder.before)
+    finder.save()
+    totals = totals_of(finder.plan)
+    report.result(finder.settings, totals, findings, spent, as_json, out,
+                  operations_now=sum(t.operations for t in totals) - finder.before)
     if findings and reproducer:
         write_reproducer(reproducer, findings[0], err)
     if how == "interrupted":
-        print(f"interrupted; state saved; continue with: shadowmmu check --resume {path}", file=err)
+        print(f"interrupted; state saved; continue with: shadowmmu check --resume {finder.path}", file=err)
         return 130
-    if how == "budget" and not as_json:
-        print(f"continue with: shadowmmu check --resume {path} --seconds N", file=out)
+    if not as_json:
+        print(f"state saved; continue with: shadowmmu check --resume {finder.path}", file=out)
+    return 1 if findings else 0
+
+
+def exhaustive(settings, *, seconds=0, operations=0, as_json=False, reproducer=None, out=sys.stdout, err=sys.stderr):
+    """`--depth N`: one task after the other, until one finds something or all are done."""
+    progress, totals, findings, interrupted = report.Progress(err), [], [], False
+    started = time.monotonic()
+
+    def step(task, p):
+        progress.show(task.name, p.operations, p.states, p.depth, time.monotonic() - started, seconds)
+
+    runner = tasks.Runner(settings, step)
+    for i in range(len(settings.pairs)):
+        left = seconds - (time.monotonic() - started) if seconds else 0
+        if seconds and left <= 0 or operations and sum(t.operations for t in totals) >= operations:
+            break
+        task = tasks.task(settings, i)
+        try:
+            result = runner.run(task, left, operations and operations - sum(t.operations for t in totals))
+        except KeyboardInterrupt:
+            result, interrupted = runner.result(), True
+        totals.append(Totals(task.machine, task.vcpus))
+        totals[-1].add(result)
+        if result.found:
+            findings.append(minimal(runner.finder.arena, search.Found(*result.found)))
+        if findings or interrupted:
+            break
+    progress.clear()
+    report.result(settings, totals, findings, time.monotonic() - started, as_json, out)
+    if findings and reproducer:
+        write_reproducer(reproducer, findings[0], err)
+    if interrupted:
+        print("interrupted; an exhaustive search of this kind is not kept: use --ledger for one that is", file=err)
+        return 130
     return 1 if findings else 0
 
 
@@ -208,8 +258,10 @@ def command(*, rules=None, machine=(), vcpus=(), seconds=0.0, operations=0, dept
         from . import campaign as campaigns
         return campaigns.command(settings, seconds=seconds, operations=operations, workers=workers, scheduler=scheduler,
                                  ledger=ledger, as_json=as_json, reproducer=reproducer)
-    if resume and (chosen or aside or sought):
-        import os
-        if os.path.exists(resume):
-            raise CheckError(f"--resume {resume}: the file says what is searched; leave out {(chosen or ['--aside/--with'])[0]}")
+    if resume and (chosen or aside or sought) and os.path.exists(resume):
+        raise CheckError(f"--resume {resume}: the file says what is searched; leave out {(chosen or ['--aside/--with'])[0]}")
+    if depth:
+        if resume:
+            raise CheckError("--resume is for the search without --depth; a campaign (--ledger FILE) keeps exhaustive tasks")
+        return exhaustive(settings, seconds=seconds, operations=operations, as_json=as_json, reproducer=reproducer)
     return check(settings, seconds=seconds, operations=operations, resume=resume, as_json=as_json, reproducer=reproducer)

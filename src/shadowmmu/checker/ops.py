@@ -112,7 +112,7 @@ def _flags_value(text, names):
     return signed(value)
 
 
-def _pte_text(value):
+def pte_text(value):
     if value == 0:
         return "0"
     return f"pte(gfn={(value & FRAME_MASK) >> 12}, {_flags_text(value & ~FRAME_MASK, PTE_BITS)})"
@@ -146,7 +146,7 @@ _NAMES = r"[\w|]+"
 _CODECS = {
     "n": (r"-?\w+", str, lambda t: int(t, 0)),
     "x": (r"-?\w+", lambda v: hex(v & (1 << 64) - 1), lambda t: signed(int(t, 0))),
-    "p": (_ENTRY, _pte_text, _pte_value),
+    "p": (_ENTRY, pte_text, _pte_value),
     "r": (r"(?:root\([^)]*\)|-?\w+)", _root_text, _root_value),
     "0": (_NAMES, lambda v: _flags_text(v, CR0_BITS), lambda t: _flags_value(t, CR0_BITS)),
     "4": (_NAMES, lambda v: _flags_text(v, CR4_BITS), lambda t: _flags_value(t, CR4_BITS)),

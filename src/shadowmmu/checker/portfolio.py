@@ -12,7 +12,7 @@
     saved = plan.save()                       bytes
     plan = Plan.restore(saved); plan.run(...) goes on where it stopped
 
-The schedule is a function of (rules, seed, machines, vcpus, aside, share) and counts operations, never time: the same plan finds
+The schedule is a function of (rules, seed, machines, vcpus, aside, share, length) and counts operations, never time: the same plan finds
 the same things in the same order on every computer, interpreted or compiled.  An interrupted plan resumes exactly.
 
 run(seconds, operations, findings=N)   stops at the Nth lead with a cause of its own (see `Lead.cause`; 1: the first)
@@ -65,7 +65,9 @@ class Lead:
 class Plan:
     """See the module's text."""
 
-    def __init__(self, rules, seed=1, machines=None, vcpus=None, aside=ALL_KNOWN, share=(0, 1), seen_bits=None, progress=None):
+    def __init__(self, rules, seed=1, machines=None, vcpus=None, aside=ALL_KNOWN, share=(0, 1), seen_bits=None, progress=None,
+                 length=40):
+        self.length = length
         self.rules, self.seed, self.aside, self.share = rules, seed, aside, tuple(share)
         self.machines = list(machines or geometry.MACHINES)
         self.vcpus = list(vcpus or (1, 2))
@@ -87,7 +89,7 @@ class Plan:
             seen, salt = (self._seen, self.seen_bits), (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
             if mode == "random":
                 seed = (self.seed * 65_537 + i) * 4_099 + self.share[0]
-                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, salt=salt)
+                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, self.length, salt)
             else:
                 self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, nodes=1 << 19,
                                              salt=salt)
@@ -187,7 +189,7 @@ class Plan:
         """Everything needed to go on, as bytes."""
         settings = {"format": FORMAT, "sources": cache.key(__file__, PATCH.text), "rules": self.rules, "seed": self.seed,
                     "machines": self.machines, "vcpus": self.vcpus, "aside": self.aside, "share": self.share,
-                    "seen_bits": self.seen_bits}
+                    "seen_bits": self.seen_bits, "length": self.length}
         body = {"seconds": self.seconds, "round": self.round, "turn": self.turn, "closed": self.closed,
                 "failed": self.failed, "leads": [vars(lead) for lead in self.leads],
                 "lanes": [lane and lane.save() for lane in self.lanes]}

@@ -36,11 +36,10 @@ class Progress:
 
 
 def _bound(settings, t):
-    if not settings.depth:
-        return ""
-    if t.exhausted:
-        return f"all sequences of {settings.depth}"
-    return f"all sequences of {t.complete_depth}" if t.complete_depth > 0 else "not complete"
+    if t.exhausted and not settings.depth:
+        return "every state there is"
+    depth = settings.depth if t.exhausted else t.complete_depth
+    return f"every sequence of {depth}" if depth > 0 else ""
 
 
 def document(settings, totals, findings, seconds, operations_now=None):
@@ -82,7 +81,7 @@ def result(settings, totals, findings, seconds, as_json, out, operations_now=Non
     for f in findings:
         print((f.text() if hasattr(f, "text") else f["text"]) + "\n", file=out)
     how = title or (f"exhaustive to depth {settings.depth}" if settings.depth
-                    else f"random walks of {settings.length} operations from seed {settings.seed}")
+                    else f"exhaustive, and random walks of {settings.length} operations, seed {settings.seed}")
     patch = f", patch {PATCH.path}" if PATCH.text else ""
     print(f"{settings.rules}{patch}, {how}", file=out)
     print(*table(settings, totals), sep="\n", file=out)

@@ -1,34 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How far a search has come, in a file: written atomically every few seconds, read by `check --resume FILE`.
 
-    {"format": "shadowmmu check", "version": 1, "source": ..., "patch": ..., "settings": {...}, "next": 17, "totals": [...]}
+    line 1   {"format": "shadowmmu check", "version": 1, "source": ..., "patch": ..., "settings": {...}}
+    rest     what `portfolio.Plan.save` made; nothing if no step has been done yet
 
-Tasks before `next` are done and counted.  The task that was interrupted is done again from its start, so the continued search
-does exactly what an uninterrupted one does.
+A plan goes on exactly where it was saved: the continued search does what an uninterrupted one does.
 """
 
 import json
 import os
 import pathlib
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .. import __version__
+from . import known
+from .portfolio import Plan, PlanError
 from .tasks import Settings, SettingsError, patch_key, source_key
 
 FORMAT, VERSION = "shadowmmu check", 1
 #: No file of ours comes near this.
-MAX_BYTES = 1 << 20
+MAX_HEAD, MAX_BYTES = 1 << 16, 1 << 28
 
 
 class SavedError(Exception):
-    """A file that cannot be continued from; the message says which and why."""
+    """A file that cannot be used; the message says which and why."""
 
 
 @dataclass
 class Totals:
-    """Sums over the tasks of one machine and number of vCPUs.  depth: the longest script; complete_depth: of the exhaustive
-    task, -1 without one."""
+    """Sums over one machine and number of vCPUs.  depth: the longest sequence; complete_depth: every sequence of so many
+    operations of the short alphabet has been done, -1 without exhaustive search."""
 
     machine: str
     vcpus: int
@@ -50,26 +52,10 @@ class Totals:
         self.exhausted |= result.exhausted
 
 
-@dataclass
-class Saved:
-    """A search so far."""
-
-    settings: Settings
-    next: int = 0
-    totals: dict = field(default_factory=dict)
-
-    def count(self, result):
-        """A task is done."""
-        at = result.task.machine, result.task.vcpus
-        self.totals.setdefault(at, Totals(*at)).add(result)
-        self.next += 1
-
-    def with_partial(self, result):
-        """Totals including a task that is under way."""
-        copy = Saved(self.settings, self.next, {at: Totals(**vars(t)) for at, t in self.totals.items()})
-        if result is not None:
-            copy.count(result)
-        return copy
+def new_plan(settings, progress=None):
+    """The plan of these settings."""
+    return Plan(settings.rules, settings.seed, settings.machines, settings.vcpus, known.mask(settings.aside),
+                length=settings.length, progress=progress)
 
 
 def default_path(settings):
@@ -77,18 +63,18 @@ def default_path(settings):
     import hashlib
     base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     text = json.dumps([settings.as_dict(), patch_key()])
-    return os.path.join(base, "shadowmmu", f"check-{hashlib.sha256(text.encode()).hexdigest()[:8]}.json")
+    return os.path.join(base, "shadowmmu", f"check-{hashlib.sha256(text.encode()).hexdigest()[:8]}.plan")
 
 
-def save(path, saved):
+def save(path, settings, plan):
     """Replace the file as a whole: it is either the old one or the new one.  Raises SavedError."""
-    document = {"format": FORMAT, "version": VERSION, "shadowmmu": __version__, "source": source_key(), "patch": patch_key(),
-                "settings": saved.settings.as_dict(), "next": saved.next, "totals": [vars(t) for t in saved.totals.values()]}
+    head = {"format": FORMAT, "version": VERSION, "shadowmmu": __version__, "source": source_key(), "patch": patch_key(),
+            "settings": settings.as_dict()}
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".new", delete=False) as file:
-            json.dump(document, file)
+        with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=path.name, suffix=".new", delete=False) as file:
+            file.write(json.dumps(head).encode() + b"\n" + plan.save())
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, path)
@@ -96,8 +82,8 @@ def save(path, saved):
         raise SavedError(f"cannot write {path}: {error.strerror}") from None
 
 
-def read_text(path, limit=MAX_BYTES):
-    """A small text file; SavedError in one line for everything that is none."""
+def read_bytes(path, limit):
+    """A file of at most so many bytes; SavedError in one line for everything that is none."""
     try:
         with open(path, "rb") as file:
             data = file.read(limit + 1)
@@ -105,8 +91,13 @@ def read_text(path, limit=MAX_BYTES):
         raise SavedError(f"{path}: {error.strerror}") from None
     if len(data) > limit:
         raise SavedError(f"{path}: larger than {limit >> 10} KiB, not a file of this kind")
+    return data
+
+
+def read_text(path, limit):
+    """A small text file."""
     try:
-        text = data.decode()
+        text = read_bytes(path, limit).decode()
     except UnicodeDecodeError:
         raise SavedError(f"{path}: not a text file") from None
     if "\0" in text:
@@ -114,28 +105,26 @@ def read_text(path, limit=MAX_BYTES):
     return text
 
 
-def load(path):
-    """The search in a file.  SavedError if it is damaged or belongs to other sources, rules or another patch."""
+def load(path, progress=None):
+    """(Settings, Plan) of a file.  SavedError if it is damaged or belongs to other sources or another patch."""
+    head, _, body = read_bytes(path, MAX_BYTES).partition(b"\n")
     try:
-        document = json.loads(read_text(path))
+        document = json.loads(head) if len(head) <= MAX_HEAD else None
     except (ValueError, RecursionError):
-        raise SavedError(f"{path}: not a saved search, or damaged") from None
+        document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise SavedError(f"{path}: not a saved search")
+        raise SavedError(f"{path}: not a saved search, or damaged")
     if document.get("version") != VERSION:
         raise SavedError(f"{path}: version {document.get('version')}, this program reads {VERSION}")
     if document.get("patch") != patch_key():
-        raise SavedError(f"{path}: was searched with {'another' if document.get('patch') else 'no'} patch "
-                         f"(now {patch_key() or 'none'}, then {document.get('patch') or 'none'})")
+        raise SavedError(f"{path}: was searched with patch {document.get('patch') or '(none)'}, now {patch_key() or '(none)'}")
     if document.get("source") != source_key():
         raise SavedError(f"{path}: was made by other sources ({document.get('source')}, now {source_key()}); start again")
     try:
-        saved = Saved(Settings.from_dict(document["settings"]), document["next"],
-                      {(t["machine"], t["vcpus"]): Totals(**t) for t in document["totals"]})
-        if type(saved.next) is not int or saved.next < 0:
-            raise ValueError
-    except SettingsError as error:
+        settings = Settings.from_dict(document.get("settings"))
+        plan = Plan.restore(body, progress)
+    except (SettingsError, PlanError) as error:
         raise SavedError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, IndexError, MemoryError):
         raise SavedError(f"{path}: damaged") from None
-    return saved
+    return settings, plan

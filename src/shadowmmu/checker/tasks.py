@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The plan of a search: an endless list of tasks that follows from the settings alone.
+"""What is searched (`Settings`), cut into pieces that can be done anywhere and in any order.
 
     Settings --task(i)--> Task (machine, vCPUs, strategy, seed, operations) --Runner--> Result
 
-    i   0        1        2       ...  n-1       n        n+1      n: machines x vCPUs
-        4-level  4-level  pcid  ...    intel     4-level  ...
-        1 vCPU   2 vCPUs  1            2         1
-        seed s   s        s            s         s+1
+    i   0           1           ...  n-1         n         n+1       ...  2n            n: machines x vCPUs
+        4-level 1   4-level 2        wide 2      4-level 1 4-level 2      4-level 1
+        exhaustive  exhaustive       exhaustive  seed s    seed s         seed s+1
 
 With a depth the list is finite: one exhaustive task for each machine and number of vCPUs.  A task gives the same result
-wherever and whenever it runs, so a list of what is done (a ledger, or just the next number) is all that has to be kept.
+wherever and whenever it runs, so a list of what is done (the ledger) is all that has to be kept.  A search in one process
+uses `portfolio.Plan` instead, which goes on in the middle of a task.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass, field
 
 from .. import rules as rule_sets
 from ..state import JIT, PATCH
-from . import known, search
+from . import breadth, known, search
 from .geometry import MACHINES
 
 #: Rooms whose sources decide the result of a task.
 ROOMS = ("x86", "state", "mmu", "rules", "vm", "oracle", "checker")
-#: Operations of a random task: a second or so, and (for a campaign) ten seconds or more.
-SHORT, LONG = (200_000, 4_000_000) if JIT else (600, 12_000)
+#: Operations of a task: ten seconds or more.
+OPERATIONS = 3_000_000 if JIT else 4_000
 SEEN_BITS = 22 if JIT else 14
 
 
@@ -102,7 +102,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work.  operations: 0 for an exhaustive one, which ends by itself."""
+    """One piece of work.  operations: 0 for one that ends by itself."""
 
     machine: str
     vcpus: int
@@ -119,13 +119,17 @@ class Task:
         return f"{self.machine}, {self.vcpus} vCPU{'s' if self.vcpus > 1 else ''}, {self.strategy}, {what}"
 
 
-def task(settings, i, operations=SHORT):
+def task(settings, i, operations=None):
     """The i-th task, or None after the last."""
     pairs = settings.pairs
-    machine, vcpus = pairs[i % len(pairs)]
+    operations = operations or OPERATIONS
+    turn, at = divmod(i, len(pairs))
+    machine, vcpus = pairs[at]
     if settings.depth:
-        return Task(machine, vcpus, "exhaustive", 0, 0, 0, settings.depth) if i < len(pairs) else None
-    return Task(machine, vcpus, "random", settings.seed + i // len(pairs), operations, settings.length, 0)
+        return Task(machine, vcpus, "exhaustive", 0, 0, 0, settings.depth) if turn == 0 else None
+    if turn == 0:
+        return Task(machine, vcpus, "exhaustive", 0, operations, 0, breadth.MAX_DEPTH)
+    return Task(machine, vcpus, "random", settings.seed + turn - 1, operations, settings.length, 0)
 
 
 @dataclass
@@ -157,7 +161,7 @@ class Runner:
     def run(self, task, seconds=0, operations=0):
         """Do a task; seconds, operations: limits from outside.  KeyboardInterrupt passes through."""
         self.finder = search.Search(MACHINES[task.machine], self.settings.rules, task.vcpus, task.seed or 1,
-                                    lambda p: self.callback(task, p), seen_bits=None if task.depth else SEEN_BITS,
+                                    lambda p: self.callback(task, p), seen_bits=SEEN_BITS,
                                     aside=known.mask(self.settings.aside))
         self.current = task
         limit = min(filter(None, (task.operations, operations)), default=0)
@@ -170,7 +174,7 @@ class Runner:
     def result(self, found=None):
         """Result of the current task as far as it got."""
         task, p = self.current, self.finder.progress
-        complete = p.exhausted if task.strategy == "exhaustive" else p.operations >= task.operations
+        complete = p.exhausted or bool(task.operations) and p.operations >= task.operations
         return Result(task, p.operations, p.states, p.depth, p.seconds, p.skipped, p.abandoned,
                       complete or found is not None, p.exhausted, p.complete_depth,
                       (found.failure, found.rows) if found else None)

@@ -41,7 +41,7 @@ def run(
     memory: Annotated[int | None, typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
     rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
                                             "linux-7.2.")] = "linux-6.12",
-    mmu: Annotated[str, typer.Option(help="shadow, or none: the engine walks the guest's own tables.")] = "shadow",
+    mmu: Annotated[str, typer.Option(help="shadow; tdp, tdp-legacy: nested paging; none: the engine's own MMU.")] = "shadow",
     profile: Annotated[str, typer.Option(help="Host CPU: amd, or tcg (as the recordings).")] = "amd",
     events: Annotated[str | None, typer.Option(help="Write the event log to this file, in tracefs format.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON; the console goes to stderr.")] = False,
@@ -118,6 +118,8 @@ def check(
     """
     if patch is not None and os.environ.get("SHADOWMMU_PATCH") != patch:
         restart("SHADOWMMU_PATCH", patch)
+    if judge is not None and os.environ.get("SHADOWMMU_JIT") != "0":
+        restart("SHADOWMMU_JIT", "0")       # a few calls of the oracle, not worth compiling
     from ..checker.main import command
     _finish(command, rules=rules, machine=machine or (), vcpus=vcpus or (), seconds=seconds, operations=operations, depth=depth,
             seed=seed, length=length, aside=aside or (), sought=sought or (), replay_file=replay, judge_file=judge,

@@ -131,7 +131,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
         if value is not None and value <= 0:
             raise UsageError(f"--{what} {value}: must be positive")
     if events and mmu == "none":
-        raise UsageError("--events needs --mmu shadow: without the shadow MMU there are no events")
+        raise UsageError("--events needs a --mmu other than none: without an MMU of ours there are no events")
     loaded = session.load(image or IMAGE, append, [(path, "") for path in initrd],
                           memory << 20 if memory else None, pcid)
     out = sys.stderr if as_json else sys.stdout

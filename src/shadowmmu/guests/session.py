@@ -11,6 +11,7 @@ from pathlib import Path
 from ..engines.unicorn_svm.bare import BareRun
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
 from ..engines.unicorn_svm.profile import AMD, HostProfile
+from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..mmu import events
 from ..rules import DEFAULT
 from ..state.store import Config
@@ -18,8 +19,9 @@ from ..vm import Vm
 from . import golden, multiboot, platform
 from .image import PAGE, GuestImage, GuestImageError
 
-#: The CPU under each value of `--mmu`.
-MMUS = {"shadow": KvmRun, "none": BareRun}
+#: `--mmu`: the CPU, and the MMU of the `Vm`.
+MMUS = {"shadow": (KvmRun, "shadow"), "none": (BareRun, "shadow"), "tdp": (NestedPagingRun, "tdp"),
+        "tdp-legacy": (NestedPagingRun, "tdp-legacy")}
 
 
 @dataclass
@@ -55,11 +57,12 @@ def run(image, *, mmu="shadow", rules=DEFAULT, profile: HostProfile = AMD, on_ou
     """
     pages = image.memory_size // PAGE
     config = Config(memory_pages=pages, shadow_pages=shadow_capacity(image.memory_size) * 2)
-    vm = Vm(image.memory_size, rules=rules, config=config, record=events.ALL if on_rows else 0)
+    cpu, kind = MMUS[mmu]
+    vm = Vm(image.memory_size, rules=rules, mmu=kind, config=config, record=events.ALL if on_rows else 0)
     devices = platform.make(image.platform, image.memory_size, on_output=on_output,
                             on_line=None if on_output is None else lambda text: on_output(text.encode() + b"\n"))
-    machine = MMUS[mmu](vm, devices, profile=profile, drain=on_rows, timeout=timeout, max_instructions=max_instructions,
-                        la57=la57, progress=progress)
+    machine = cpu(vm, devices, profile=profile, drain=on_rows, timeout=timeout, max_instructions=max_instructions,
+                  la57=la57, progress=progress)
     machine.load(image)
     report = machine.run()
     return Session(vm, report, machine.registers())

@@ -179,7 +179,7 @@ def reset_guest_paging_metadata(vm, vcpu, ctx):
 
 @core
 def init_shadow_mmu(vm, vcpu, ctx, cpu_role, cpu_ext, root_role):
-    """shadow_mmu_init_context: nothing to do when the roles have not changed."""
+    """shadow_mmu_init_context, the same of init_kvm_tdp_mmu: nothing to do when the roles have not changed."""
     if ctx.valid and ctx.cpu_role == cpu_role and ctx.cpu_ext == cpu_ext and ctx.root_role == root_role:
         return
     ctx.valid = 1
@@ -197,9 +197,13 @@ def init_shadow_mmu(vm, vcpu, ctx, cpu_role, cpu_ext, root_role):
 
 @core
 def init_mmu(vm, vcpu):
-    """kvm_init_mmu: make the root MMU's roles fit the registers (kvm_init_shadow_mmu)."""
+    """kvm_init_mmu: make the root MMU's roles fit the registers (init_kvm_softmmu, init_kvm_tdp_mmu)."""
     cpu_role = roles.calc_cpu_role(vm, vcpu, vcpu.cr0, vcpu.cr4, vcpu.efer)
     cpu_ext = roles.calc_cpu_ext(vcpu.cr0, vcpu.cr4, vcpu.efer)
+    if state.rules(vm).tdp_enabled:
+        # how the guest pages does not show in nested page tables; cpu_role is for walks that KVM makes itself
+        init_shadow_mmu(vm, vcpu, state.context(vm, vcpu.mmu), cpu_role, cpu_ext, roles.calc_tdp_root_role(vm, cpu_role))
+        return
     # PAE tables whenever the guest does not use 64-bit paging; NX forced on (112022bdb5bc)
     root_role = cpu_role | roles.EFER_NX_BIT
     if roles.level(root_role) < 3:
@@ -228,7 +232,9 @@ def after_set_cpuid(vm, vcpu):
     """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
     base = vcpu.id * 3
     for i in range(base, base + 3):
-        state.context(vm, i).valid = 0
+        ctx = state.context(vm, i)
+        ctx.valid = 0
+        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     reset(vm, vcpu)
 
 

@@ -9,7 +9,18 @@
 
 from .. import state
 from ..state import core
-from . import flush, geometry, host, memslots, mmio, reclaim, rmap, sptes, zap
+from . import (
+    access_tracking,
+    flush,
+    geometry,
+    host,
+    memslots,
+    mmio,
+    reclaim,
+    rmap,
+    tdp_ranges,
+    zap,
+)
 
 OK, EINVAL, EEXIST, ENOMEM, ENOENT = 0, -22, -17, -12, -2
 FLUSH_DUE = 1
@@ -109,9 +120,9 @@ def move_memslot(vm, as_id, slot_id, base_gfn):
 
 
 @core
-def write_protect_slot(vm, i):
-    """kvm_mmu_slot_remove_write_access from 4K up: entries stay MMU-writable (dirty logging may undo it)."""
-    for level in range(1, 4):
+def write_protect_slot(vm, i, min_level):
+    """kvm_mmu_slot_remove_write_access: entries stay MMU-writable (dirty logging may undo it)."""
+    for level in range(min_level, 4):
         for k in range(rmap.slot_pages_at_level(vm, i, level)):
             if level == 1:
                 head = state.meta(vm, state.slot(vm, i).meta + k).rmap
@@ -120,6 +131,23 @@ def write_protect_slot(vm, i):
             else:
                 head = state.meta3(vm, state.slot(vm, i).meta3 + k).rmap
             rmap.write_protect(vm, head, False)
+    tdp_ranges.wrprot_slot(vm, i, min_level)
+
+
+@core
+def start_dirty_log(vm, i):
+    """kvm_mmu_slot_apply_flags for a log that begins: split what is huge, then make every write show itself."""
+    if state.rules(vm).eager_page_split and state.rules(vm).tdp_mmu_enabled:
+        tdp_ranges.try_split_huge_pages(vm, i, 1)
+    if state.rules(vm).pml:
+        # kvm_mmu_slot_leaf_clear_dirty: the hardware logs the pages itself when it sets D
+        slot = state.slot(vm, i)
+        for k in range(slot.npages):
+            rmap.clear_dirty(vm, state.meta(vm, slot.meta + k).rmap)
+        tdp_ranges.clear_dirty_slot(vm, i)
+        write_protect_slot(vm, i, 2)
+    else:
+        write_protect_slot(vm, i, 1)
 
 
 @core
@@ -142,7 +170,7 @@ def apply_flags(vm, as_id, slot_id, flags):
     update_quota(vm)
     # kvm_mmu_slot_apply_flags
     if flags & memslots.LOG_DIRTY_PAGES:
-        write_protect_slot(vm, i)
+        start_dirty_log(vm, i)
         return FLUSH_DUE
     recover_huge_pages(vm, i)
     return OK
@@ -179,6 +207,7 @@ def recover_huge_pages(vm, i):
                 again = True
     if flushing:
         flush.remote_tlbs(vm)
+    tdp_ranges.recover_huge_pages(vm, i)
 
 
 @core
@@ -223,13 +252,28 @@ def collect_dirty_log(vm, as_id, slot_id, out):
         return ENOENT
     slot = state.slot(vm, i)
     dirty = 0
-    for k in range(slot.npages):
-        meta = state.meta(vm, slot.meta + k)
-        out[k] = meta.dirty
-        if meta.dirty:
-            dirty += 1
-            meta.dirty = 0
-            rmap.write_protect(vm, meta.rmap, False)
+    wrprot = not state.rules(vm).pml
+    for word in range(0, slot.npages, 64):
+        # one word of the bitmap at a time (kvm_arch_mmu_enable_log_dirty_pt_masked)
+        mask = 0
+        end = min(word + 64, slot.npages)
+        for k in range(word, end):
+            meta = state.meta(vm, slot.meta + k)
+            out[k] = meta.dirty
+            if meta.dirty:
+                dirty += 1
+                meta.dirty = 0
+                mask |= -(1 << 63) if k - word == 63 else 1 << (k - word)
+        if mask == 0:
+            continue
+        tdp_ranges.clear_dirty_pt_masked(vm, i, slot.base_gfn + word, mask, wrprot)
+        for k in range(word, end):
+            if out[k]:
+                head = state.meta(vm, slot.meta + k).rmap
+                if wrprot:
+                    rmap.write_protect(vm, head, False)
+                else:
+                    rmap.clear_dirty(vm, head)
     return dirty
 
 
@@ -302,6 +346,8 @@ def invalidate_begin(vm, hva, npages):
         vm.invalidate_end = max(vm.invalidate_end, stop)
         if rmap.zap_gfn_range(vm, i, start, stop):
             zapped = True
+        if tdp_ranges.zap_leafs(vm, slot.as_id, start, stop, False):
+            zapped = True
     if zapped:
         flush.remote_tlbs(vm)
 
@@ -334,6 +380,8 @@ def age_gfn_range(vm, i, start, end, test_only):
             if age_list(vm, head, test_only):
                 young = True
             gfn += unit
+    if tdp_ranges.age_gfn_range(vm, state.slot(vm, i).as_id, start, end, test_only):
+        young = True
     return young
 
 
@@ -357,10 +405,10 @@ def age_list(vm, head, test_only):
 @core
 def age_spte(vm, sptep, test_only):
     spte = geometry.read_spte(vm, sptep)
-    if not spte & (1 << 5):
+    if not access_tracking.is_accessed(spte):
         return False
-    if not test_only and sptes.ad_enabled(spte):
-        geometry.write_spte(vm, sptep, spte & ~(1 << 5))
+    if not test_only:
+        geometry.write_spte(vm, sptep, access_tracking.mark(spte))
     return True
 
 

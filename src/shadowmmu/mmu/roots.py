@@ -21,6 +21,7 @@ from . import (
     reclaim,
     roles,
     shadow_pages,
+    tdp_mmu,
     unsync,
     warn,
     zap,
@@ -69,6 +70,9 @@ def put_root(vm, hpa):
         warn.warn(vm, 5)
         return
     sp = state.page(vm, i)
+    if sp.tdp_mmu_page:
+        tdp_mmu.put_root(vm, sp)
+        return
     sp.root_count -= 1
     if sp.root_count < 0:
         warn.warn(vm, 24)
@@ -200,7 +204,9 @@ def alloc_root(vm, vcpu, ctx, gfn, quadrant, level):
 
 @core
 def alloc_direct_roots(vm, vcpu, ctx):
-    """mmu_alloc_direct_roots: for a guest without paging, four PAE directories of 1G each."""
+    """mmu_alloc_direct_roots: a nested page table, or for a guest without paging four PAE directories of 1G each."""
+    if state.rules(vm).tdp_mmu_enabled:
+        return tdp_mmu.alloc_root(vm, ctx)
     if not reclaim.make_pages_available(vm):
         return ENOSPC
     level = roles.level(ctx.root_role)
@@ -334,6 +340,9 @@ def load_pgd(vm, vcpu):
     if ctx.root_hpa == INVALID_PAGE:
         return
     vcpu.hw_root = ctx.root_hpa
+    if state.rules(vm).tdp_enabled:
+        # nested CR3; hardware CR3 is the guest's own business
+        return
     if roles.level(ctx.root_role) >= 4:
         vcpu.hw_root |= active_pcid(vcpu)
 

@@ -23,7 +23,7 @@ from ..x86.bits import (
     PT_USER,
     PT_WRITABLE,
 )
-from . import geometry, memslots, rmap, roles, unsync, warn
+from . import access_tracking, geometry, memslots, rmap, roles, unsync, warn
 
 HOST_WRITABLE, MMU_WRITABLE, MMU_PRESENT = 1 << 9, 1 << 10, 1 << 11
 #: SPTE_TDP_AD_*: bits 52-53 of a present spte.
@@ -150,6 +150,8 @@ def make(vm, vcpu, sp, slot, access, gfn, pfn, old, prefetch, can_unsync, synchr
             # until 6.13 the dirty bit was left to the hardware where the check was skipped
             if not sp.role & roles.AD_DISABLED and (not was_writable or state.rules(vm).dirty_with_writable):
                 spte |= PT_DIRTY
+    if prefetch and not synchronizing:
+        spte = access_tracking.mark_new(spte)
     if spte & PT_WRITABLE and slot >= 0 and memslots.dirty_track_enabled(vm, slot):
         memslots.mark_page_dirty_in_slot(vm, slot, gfn)
     return spte

@@ -367,7 +367,7 @@ def invalidate_addr(vm, vcpu, mmu, addr, which):
     if is_noncanonical(vm, vcpu, addr):
         return
     flush.tlb_gva(vcpu, addr)
-    if ctx.kind == contexts.NONPAGING:
+    if ctx.root_role & roles.DIRECT:
         return
     if which & roots.CURRENT:
         invalidate_addr_in_root(vm, vcpu, mmu, addr, ctx.root_hpa)

@@ -9,7 +9,22 @@ A page that is a root (root_count > 0) is unlinked and marked invalid but lives 
 
 from .. import state
 from ..state import core
-from . import counters, events, flush, geometry, pte_list, rmap, roles, shadow_pages, sptes, tracking, unsync, warn
+from . import (
+    counters,
+    events,
+    flush,
+    geometry,
+    pte_list,
+    rmap,
+    roles,
+    shadow_pages,
+    sptes,
+    tdp_mmu,
+    tdp_ranges,
+    tracking,
+    unsync,
+    warn,
+)
 
 
 @core
@@ -150,11 +165,13 @@ def account_nx_huge_page(vm, sp, possible):
     if possible and not sp.nx_listed:
         vm.stat[counters.NX_LPAGE_SPLITS] += 1
         sp.nx_listed = 1
-        sp.nx_prev = -1
-        sp.nx_next = vm.nx_head
-        if vm.nx_head >= 0:
-            state.page(vm, vm.nx_head).nx_prev = sp.id
-        vm.nx_head = sp.id
+        sp.nx_next = -1
+        sp.nx_prev = vm.nx_tail
+        if vm.nx_tail >= 0:
+            state.page(vm, vm.nx_tail).nx_next = sp.id
+        else:
+            vm.nx_head = sp.id
+        vm.nx_tail = sp.id
 
 
 @core
@@ -171,6 +188,31 @@ def unaccount_nx_huge_page(vm, sp):
         vm.nx_head = sp.nx_next
     if sp.nx_next >= 0:
         state.page(vm, sp.nx_next).nx_prev = sp.nx_prev
+    else:
+        vm.nx_tail = sp.nx_prev
+
+
+@core
+def recover_nx_huge_pages(vm, ratio):
+    """kvm_recover_nx_huge_pages: zap the oldest 1/ratio of the tables that stand where a huge page could, so that one may
+    come back; tables of a slot with a dirty log would only be made again.  Number of tables looked at."""
+    if ratio == 0:
+        return 0
+    flushing = False
+    done = 0
+    to_zap = (vm.stat[counters.NX_LPAGE_SPLITS] + ratio - 1) // ratio
+    while done < to_zap and vm.nx_head >= 0:
+        sp = state.page(vm, vm.nx_head)
+        if tdp_ranges.is_dirty_tracked(vm, sp.role, sp.gfn):
+            unaccount_nx_huge_page(vm, sp)
+        elif sp.tdp_mmu_page:
+            if tdp_mmu.zap_sp(vm, sp):
+                flushing = True
+        else:
+            prepare_zap_page(vm, sp)
+        done += 1
+    remote_flush_or_zap(vm, flushing)
+    return done
 
 
 @core
@@ -212,8 +254,11 @@ def zap_all_fast(vm):
     """kvm_mmu_zap_all_fast: flip the generation, tell every vCPU, zap what is old."""
     events.emit(vm, events.ZAP_ALL_FAST, vm.mmu_valid_gen, vm.n_used_mmu_pages)
     vm.mmu_valid_gen = 0 if vm.mmu_valid_gen else 1
+    # roots must be invalid before anybody is told to drop them
+    tdp_mmu.invalidate_all_roots(vm)
     flush.make_all_cpus_request(vm, flush.REQ_FREE_OBSOLETE_ROOTS)
     zap_obsolete_pages(vm)
+    tdp_mmu.zap_invalidated_roots(vm)
 
 
 @core
@@ -231,3 +276,4 @@ def zap_all(vm):
         else:
             i = following
     commit_zap_page(vm)
+    tdp_mmu.zap_all(vm)

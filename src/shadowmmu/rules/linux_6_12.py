@@ -30,6 +30,16 @@ LINUX_6_12_0 = {
     "flush_only_mmu_writable": 0,
     "nx_huge_pages": 0,
     "max_huge_page_level": 3,
+    "tdp_enabled": 0,
+    "tdp_mmu_enabled": 0,
+    "cpuid_invalidates_role": 1,
+    "ad_enabled": 1,
+    "pml": 0,
+    "eager_page_split": 1,
+    "frozen_spte": -(1 << 63) | 0x5A0,
+    "tdp_zap_from_4k": 1,
+    "tdp_change_traced_last": 0,
+    "tdp_recovers_in_place": 0,
 }
 
 #: 6.12.95.

@@ -17,7 +17,7 @@ mapping; then the offset is simply the distance to it, and such a state cannot b
 WORD = 8
 
 #: Lists a shadow page can be on (`PAGE.list`); each has a head and a tail in the header.
-ACTIVE_LIST, INVALID_LIST, OBSOLETE_LIST, NO_LIST = 0, 1, 2, -1
+ACTIVE_LIST, INVALID_LIST, OBSOLETE_LIST, TDP_ROOT_LIST, NO_LIST = 0, 1, 2, 3, -1
 
 NUM_PREV_ROOTS = 3          # KVM_MMU_NUM_PREV_ROOTS
 PAGE_ARRAY_NR = 16          # KVM_PAGE_ARRAY_NR, the unsync vector
@@ -36,7 +36,7 @@ HEADER = dict(
     n_meta3=1, n_hash=1, n_ram=1, n_hva=1, special_frames=1, scaled=1,
     # table offsets, in bytes from the header
     rules=1, vcpus=1, contexts=1, pages=1, slots=1, descs=1, meta=1, meta2=1, meta3=1, hash=1, hva=1, free_ram=1,
-    free_pages=1, spt=1, translation=1, ram=1, walkers=1, faults=1, sync=1, events=1,
+    free_pages=1, spt=1, translation=1, ram=1, walkers=1, faults=1, sync=1, iter=1, hw_walk=1, events=1,
     # physical layout seen by the engine
     ram_pfn=1, shadow_pfn=1,
     # host memory (the primary MMU)
@@ -45,8 +45,8 @@ HEADER = dict(
     n_free_pages=1, desc_free=1, desc_next=1,
     # kvm->arch
     mmu_valid_gen=1, n_used_mmu_pages=1, n_max_mmu_pages=1, n_requested_mmu_pages=1, indirect_shadow_pages=1,
-    list_head=3, list_tail=3, nx_head=1, mmio_generation=2, invalidate_seq=1, invalidate_in_progress=1,
-    invalidate_start=1, invalidate_end=1, shadow_root_allocated=1,
+    list_head=4, list_tail=4, nx_head=1, nx_tail=1, tdp_mmu_pages=1, mmio_generation=2, invalidate_seq=1,
+    invalidate_in_progress=1, invalidate_start=1, invalidate_end=1, shadow_root_allocated=1,
     # kvm->stat (names in mmu.counters.VM_STATS)
     stat=24,
     # events; the ring lies outside the hashed part
@@ -59,7 +59,8 @@ HEADER = dict(
 VCPU = dict(
     id=1, cr0=1, cr2=1, cr3=1, cr4=1, efer=1, rip=1, cpl=1, ac=1, pkru=1, cs_l=1, smm=1, guest_mode=1,
     # CPUID facts that translation depends on
-    maxphyaddr=1, has_gbpages=1, has_pse36=1, has_nx=1, has_pcid=1, is_amd=1, cr4_reserved=1, efer_reserved=1,
+    maxphyaddr=1, has_gbpages=1, has_pse36=1, has_nx=1, has_pcid=1, is_amd=1, pdpte_accessed_allowed=1,
+    cr4_reserved=1, efer_reserved=1,
     mmu=1, walk_mmu=1, requests=1,
     # per-vCPU MMIO cache
     mmio_gva=1, mmio_gfn=1, mmio_access=1, mmio_gen=1,
@@ -86,6 +87,8 @@ PAGE = dict(
     id=1, gfn=1, role=1, unsync=1, unsync_children=1, root_count=1, mmu_valid_gen=1, write_flooding_count=1,
     parent_ptes=1, hash_next=1, hash_prev=1, list=1, next=1, prev=1, has_translation=1, nx_huge_page_disallowed=1,
     nx_listed=1, nx_next=1, nx_prev=1, in_use=1,
+    # pages of the TDP MMU: the entry that points here (-1: a root)
+    tdp_mmu_page=1, ptep=1, tdp_scheduled_to_zap=1,
     unsync_child_bitmap=BITMAP_WORDS,
 )
 
@@ -119,8 +122,27 @@ FAULT = dict(
 #: struct kvm_mmu_pages and struct mmu_page_path.
 SYNC = dict(nr=1, sp=PAGE_ARRAY_NR, idx=PAGE_ARRAY_NR, parent=MAX_LEVEL, path_idx=MAX_LEVEL)
 
+#: struct tdp_iter, and where the removal of a subtree stands at each level (mmu/tdp_mmu.py).
+TDP_ITER = dict(
+    next_last_level_gfn=1, gfn=1, end=1, level=1, root_level=1, min_level=1, as_id=1, sptep=1, old_spte=1, valid=1,
+    path=MAX_LEVEL, removed_page=MAX_LEVEL, removed_index=MAX_LEVEL, removed_spte=MAX_LEVEL,
+)
+
+#: One two-dimensional page walk of the hardware (vm/two_dimensional.py): the CPU's registers, and what came out.
+HW_WALK = dict(
+    cr0=1, cr3=1, cr4=1, efer=1, nested_root=1, nested_level=1, phys_bits=1, pkru=1,
+    rsvd_without_present=1, pdpte_accessed=1,
+    # result: host physical address, permissions (read 1, write 2, execute 4); or the fault
+    hpa=1, prot=1, nested_prot=1, page_size=1, error=1, address=1,
+    # only look: no A, no D, no counting
+    peek=1,
+    # entries read: of the guest's tables, of the nested tables
+    guest_refs=1, nested_refs=1, walks=1,
+)
+
 RECORDS = dict(HEADER=HEADER, VCPU=VCPU, CONTEXT=CONTEXT, PAGE=PAGE, SLOT=SLOT, DESC=DESC, META=META,
-               META_LARGE=META_LARGE, WALKER=WALKER, FAULT=FAULT, SYNC=SYNC)
+               META_LARGE=META_LARGE, WALKER=WALKER, FAULT=FAULT, SYNC=SYNC, TDP_ITER=TDP_ITER,
+               HW_WALK=HW_WALK)
 
 
 def record_words(layout):

@@ -60,11 +60,12 @@ class _Style:
     exits: dict = field(default_factory=lambda: names.SVM_EXITS)
     vmx_exits: dict = field(default_factory=lambda: names.VMX_EXITS)
     wide: bool = False                 # 7.2: access of spte_requested, intr_info at entry, requests at exit
+    narrow_fault: bool = False         # fast_page_fault keeps 32 bits of the error code
 
 
 _STYLES = {
-    "5.15": _Style(),
-    "6.1": _Style(),
+    "5.15": _Style(narrow_fault=True),
+    "6.1": _Style(narrow_fault=True),
     "6.12": _Style(),
     "7.2": _Style(names.PFERR_7_2, names.VECTORS_7_2, names.SVM_EXITS_7_2, names.VMX_EXITS_7_2, True),
 }
@@ -197,6 +198,8 @@ class Formatter:
 
     def _fast_page_fault(self, a):
         vcpu, gva, code, sptep, old, new, spurious, fixed = a[:8]
+        if self.style.narrow_fault:
+            code &= _U32
         old_text = self._spte(old) if self._normalised else f"0x{old:x}" if old else "0"
         return (f"vcpu {vcpu} gva {gva:x} error_code {names.flags(self.style.pferr, code)} "
                 f"sptep {self._pointer(sptep)} old {old_text} new {self._spte(new)} spurious {spurious} fixed {fixed}")

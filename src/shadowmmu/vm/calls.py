@@ -5,7 +5,7 @@ Compiled, the handle is an address; interpreted, it is the state itself (`state.
 """
 
 from .. import state
-from ..mmu import contexts, dirty, flush, geometry, host, inject, roots, walk, writes, zap
+from ..mmu import contexts, dirty, flush, geometry, host, inject, roots, tdp_mmu, walk, writes, zap
 from ..state import core, entry_point
 from . import emulation, entry, exits, invalidation, operations, registers
 
@@ -99,7 +99,13 @@ def hardware_registers(handle, v):
     """CR0, CR4, EFER that the CPU really runs with."""
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, v)
-    return registers.hardware_cr0(vcpu), registers.hardware_cr4(vcpu), registers.hardware_efer(vcpu)
+    return registers.hardware_cr0(vm, vcpu), registers.hardware_cr4(vm, vcpu), registers.hardware_efer(vm, vcpu)
+
+
+@entry_point
+def guest_loaded(handle, v, cr0, cr3):
+    vm = state.attach(handle)
+    registers.guest_loaded(vm, state.vcpu(vm, v), cr0, cr3)
 
 
 @entry_point
@@ -235,6 +241,11 @@ def age_memslot(handle, as_id, slot_id, start, end, test_only):
 
 
 @entry_point
+def recover_nx_huge_pages(handle, ratio):
+    return zap.recover_nx_huge_pages(state.attach(handle), ratio)
+
+
+@entry_point
 def set_nr_mmu_pages(handle, n):
     return dirty.set_nr_mmu_pages(state.attach(handle), n)
 
@@ -251,6 +262,9 @@ def destroy(handle):
     zap.zap_all(vm)
     for v in range(vm.n_vcpus):
         contexts.unload(vm, state.vcpu(vm, v))
+    # kvm_mmu_uninit_tdp_mmu
+    tdp_mmu.invalidate_all_roots(vm)
+    tdp_mmu.zap_invalidated_roots(vm)
 
 
 @entry_point

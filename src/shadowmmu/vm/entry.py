@@ -5,6 +5,7 @@
     -> TLB_FLUSH_GUEST -> (triple fault?) -> event injection -> kvm_mmu_reload
 """
 
+from .. import state
 from ..mmu import counters, events, flush, roots
 from ..state import core
 from ..x86.bits import BP, DB, DF, MC, NMI, OF
@@ -23,10 +24,11 @@ def take(vcpu, request):
 
 @core
 def flush_tlb_guest(vm, vcpu):
-    """kvm_vcpu_flush_tlb_guest with shadow paging: the guest's TLB is emptied, so all its tables must be in order."""
+    """kvm_vcpu_flush_tlb_guest: the guest's TLB is emptied; with shadow paging, all its tables must be in order."""
     vcpu.stat[counters.TLB_FLUSH] += 1
-    roots.sync_roots(vm, vcpu)
-    roots.sync_prev_roots(vm, vcpu)
+    if not state.rules(vm).tdp_enabled:
+        roots.sync_roots(vm, vcpu)
+        roots.sync_prev_roots(vm, vcpu)
     flush.tlb_hardware(vcpu)
 
 

@@ -7,7 +7,7 @@
 """
 
 from .. import state
-from ..mmu import events, faults, inject, mmio, roles, roots, warn, writes
+from ..mmu import events, faults, inject, mmio, roles, roots, warn, writes, zap
 from ..state import core
 from ..x86.bits import PFERR_GUEST_PAGE, PFERR_PRESENT, PFERR_RSVD, PFERR_WRITE
 
@@ -23,7 +23,12 @@ MMIO_EMULATE = 100
 def write_protect_fault(vm, vcpu, addr, error_code):
     """kvm_mmu_write_protect_fault: EMULATE | ALLOW_RETRY, EMULATE, or RESUME after unprotecting."""
     direct = state.context(vm, vcpu.mmu).root_role & roles.DIRECT
+    table_write = PFERR_GUEST_PAGE | PFERR_WRITE | PFERR_PRESENT
     if not state.rules(vm).unprotect_reworked:
+        if direct and error_code & table_write == table_write:
+            # a nested guest's page table that is itself shadowed: give up shadowing it
+            zap.unprotect_gfn(vm, addr >> vm.page_shift)
+            return RESUME
         retry = not mmio.in_cache(vm, vcpu, addr, direct) and not vcpu.guest_mode
         return EMULATE | ALLOW_RETRY if retry else EMULATE
     if vcpu.last_retry_eip == vcpu.rip and vcpu.last_retry_addr == addr:
@@ -34,7 +39,6 @@ def write_protect_fault(vm, vcpu, addr, error_code):
     if mmio.in_cache(vm, vcpu, addr, direct):
         warn.warn(vm, 25)
         return EMULATE
-    table_write = PFERR_GUEST_PAGE | PFERR_WRITE | PFERR_PRESENT
     if direct and error_code & table_write == table_write or not direct and inject.needs_reinjection(vcpu):
         if writes.unprotect_gfn_and_retry(vm, vcpu, addr):
             return RESUME
@@ -90,7 +94,7 @@ def leave_guest(vm, vcpu, addr, error_code):
     """kvm_handle_page_fault up to kvm_mmu_page_fault."""
     vcpu.in_guest = 0
     events.emit(vm, events.PAGE_FAULT, vcpu.id, vcpu.rip, addr, error_code)
-    if not state.rules(vm).unprotect_reworked and inject.needs_reinjection(vcpu):
+    if not state.rules(vm).unprotect_reworked and not state.rules(vm).tdp_enabled and inject.needs_reinjection(vcpu):
         writes.unprotect_page_virt(vm, vcpu, addr)
 
 

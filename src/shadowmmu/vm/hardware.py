@@ -39,7 +39,7 @@ def permission_error(vcpu, w, u, nx, access):
         return True
     if access & PFERR_USER:
         return not u
-    cr4 = registers.hardware_cr4(vcpu)
+    cr4 = registers.shadow_cr4(vcpu)
     if u and access & PFERR_FETCH and cr4 & CR4_SMEP:
         return True
     return u and not access & PFERR_FETCH and cr4 & CR4_SMAP != 0 and not vcpu.ac

@@ -89,7 +89,7 @@ class BareRun(KvmRun):
         self._flush_asked = True
         return super()._invpcid(instruction)
 
-    def _emulate(self, address=0, flags=0):
+    def _emulate(self, address=0, flags=0, faulted=False):
         instruction = self.emulator.peek()[2]
         if instruction is None:
             raise EngineError(f"no instruction at RIP {self.hardware.rip:#x}")

@@ -48,4 +48,6 @@ PLAIN_MSRS = {
     **{0x200 + i: 0 for i in range(16)},            # variable MTRRs
     **{i: 0 for i in (0x250, 0x258, 0x259)}, **{0x268 + i: 0 for i in range(8)},
 }
+#: MSRs that read as 0 and whose writes are dropped, as in KVM without a virtual PMU (kvm_set_msr_common): the K7 counters.
+IGNORED_MSRS = frozenset(range(0xC0010000, 0xC0010008)) | frozenset(range(0xC0010200, 0xC001020C))
 EFER = 0xC0000080

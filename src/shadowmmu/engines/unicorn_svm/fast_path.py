@@ -13,14 +13,14 @@ from ... import state
 from ...mmu import counters, events
 from ...state import core
 from ...state.foreign import call1, call2, callback, load32, load64, store64
-from ...vm import entry, exits
+from ...vm import entry, exits, registers
 from ...x86.bits import PFERR_PRESENT, PFERR_RSVD
 from . import exits as svm
 from . import hooks
 from . import offsets as o
 
 (GVA, ERROR, RIP, INTERRUPTED, HANDLE, VCPU, CONTROL, VERDICT, FLUSH_TLB, FLUSH_PAGE, EVENT_LIMIT, WORLD_SWITCH,
- RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, CELLS) = range(16)
+ RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, NESTED_ROOT, CELLS) = range(17)
 #: VERDICT when the fast path did not look at the fault, and when only the entry is left to do.
 UNTOUCHED, ENTER_ONLY = -100, -101
 
@@ -111,6 +111,55 @@ def page_fault(block):
     return 1
 
 
+@core
+def flush_nested(vcpu, cpu, block, flush_tlb):
+    """Do what the MMU asked of the hardware; with nested paging the root is not in CR3."""
+    changed = load64(block + 8 * NESTED_ROOT) != vcpu.hw_root
+    if vcpu.hw_flush or vcpu.hw_flush_count or changed or load64(block + 8 * WORLD_SWITCH):
+        call1(flush_tlb, cpu)
+    store64(block + 8 * NESTED_ROOT, vcpu.hw_root)
+    vcpu.hw_flush = 0
+    vcpu.hw_flush_count = 0
+
+
+@core
+def nested_page_fault(block):
+    """One NPF exit; 1 when the guest may go on at once."""
+    store64(block + 8 * VERDICT, UNTOUCHED)
+    if load64(block + 8 * INTERRUPTED) != 0:
+        return 0
+    vm = state.attach(load64(block + 8 * HANDLE))
+    vcpu = state.vcpu(vm, load64(block + 8 * VCPU))
+    if vcpu.guest_mode:
+        # the fault may be L1's
+        return 0
+    control = load64(block + 8 * CONTROL)
+    env = load64(control + 8 * hooks.ENV)
+    note_events(block, control)
+    gpa = load64(block + 8 * GVA)
+    error = load64(block + 8 * ERROR)
+    vcpu.rip = load64(block + 8 * RIP)
+    vcpu.in_guest = 0
+    vcpu.cr2 = load64(env + o.CR + 16)
+    read_cpu(vcpu, env)
+    registers.guest_loaded(vm, vcpu, vcpu.cr0, load64(env + o.CR + 24))
+    finish_previous_events(vcpu)
+    vcpu.stat[counters.EXITS] += 1
+    events.emit(vm, events.EXIT, vcpu.id, svm.NPF, vcpu.rip, error, gpa)
+    verdict = exits.handle_page_fault(vm, vcpu, gpa, error)
+    store64(block + 8 * VERDICT, verdict)
+    if verdict != exits.RESUME:
+        return 0
+    if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT):
+        store64(block + 8 * VERDICT, ENTER_ONLY)
+        return 0
+    if entry.enter(vm, vcpu) != entry.ENTER:
+        store64(block + 8 * VERDICT, ENTER_ONLY)
+        return 0
+    flush_nested(vcpu, load64(control + 8 * hooks.CPU), block, load64(block + 8 * FLUSH_TLB))
+    return 1
+
+
 #: The interpreted core has no machine code to offer; then every fault goes to Python.
 AVAILABLE = state.JIT
 
@@ -118,3 +167,7 @@ if AVAILABLE:
     @callback("i64", "i64")
     def handle(block):
         return page_fault(block)
+
+    @callback("i64", "i64")
+    def handle_nested(block):
+        return nested_page_fault(block)

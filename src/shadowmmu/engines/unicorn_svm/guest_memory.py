@@ -23,11 +23,16 @@ class OperandFault(GuestFault):
 
 
 class EmulatorMemory:
-    """Memory of one vCPU for one emulated instruction.  `mmio` is the platform (`mmio_read`, `mmio_write`)."""
+    """Memory of one vCPU for one emulated instruction.  `mmio` is the platform (`mmio_read`, `mmio_write`).
+
+    gpa_value: guest-physical address of the fault that led here (ctxt->gpa_val), or None: an operand at the same offset in
+    its page needs no walk.
+    """
 
     def __init__(self, vm, vcpu, userspace):
         self.vm, self.vcpu, self.userspace = vm, vcpu, userspace
         self.ram = vm.store.ram()
+        self.gpa_value = None
 
     def _mmio_exit(self):
         self.vcpu.record.stat[counters.MMIO_EXITS] += 1
@@ -51,6 +56,9 @@ class EmulatorMemory:
         return bytes(self.ram[at:at + size]) if at >= 0 else b""
 
     def _gpa(self, gva, write, implicit_supervisor=False):
+        known = self.gpa_value
+        if known is not None and not implicit_supervisor and not (gva ^ known) % self.vm.page_size:
+            return known
         walk = calls.system_gpa if implicit_supervisor else calls.data_gpa
         gpa = walk(self.vm.handle, self.vcpu.index, signed(gva), write)
         if gpa < 0:

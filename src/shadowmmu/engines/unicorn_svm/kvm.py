@@ -19,7 +19,7 @@ from ...vm.exits import EMULATE
 from ...vm.machine import signed
 from . import exits as svm
 from . import fast_path, guest_memory
-from .cpuid import EFER, PLAIN_MSRS, guest_cpuid
+from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .profile import AMD
@@ -34,7 +34,7 @@ BP, OF, UD, DF = 3, 4, 6, 8
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Names of exits for the statistics.
-NAMES = {svm.PAGE_FAULT: "#PF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
+NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
          svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", CR0_SEL_WRITE: "MOV to CR0"}
 
@@ -98,6 +98,7 @@ class KvmRun:
         self._map_memory()
         self._install_fast_path()
         self.hardware.exception_intercepts = INTERCEPTED
+        self.hardware.set_faults_push_rf(profile.faults_push_rf)
 
     # -- set-up
 
@@ -265,7 +266,7 @@ class KvmRun:
         block = self._block
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
-        if code == svm.PAGE_FAULT and verdict != fast_path.UNTOUCHED:
+        if code in (svm.PAGE_FAULT, svm.NPF) and verdict != fast_path.UNTOUCHED:
             self.exits[code] += 1
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
@@ -385,7 +386,7 @@ class KvmRun:
                 self.report.internal = (f"VMM internal suberror 3 nd 5 {address:x} "
                                         f"{svm.PAGE_FAULT:x}")
                 return False
-            if not self._emulate(address, verdict & ~EMULATE):
+            if not self._emulate(address, verdict & ~EMULATE, faulted=True):
                 return False
         return self._enter_again() if enter else True
 
@@ -397,9 +398,10 @@ class KvmRun:
         stale = self.profile.stale_event_type and self._block[fast_path.EVENT_BEFORE]
         return bool(stale or self.hardware.interrupted_event)
 
-    def _emulate(self, address=0, flags=0):
+    def _emulate(self, address=0, flags=0, faulted=False):
+        """faulted: because of a fault of the MMU at `address` (EMULTYPE_PF)."""
         self.emulated += 1
-        if self.emulator.emulate(address, flags) == FAILED:
+        if self.emulator.emulate(address, flags, faulted) == FAILED:
             code = self.emulator.last_code.hex(" ")
             return self._end("internal error", f"the instruction at RIP {self.hardware.rip:#x} cannot be emulated: "
                                                f"{code}")
@@ -461,15 +463,15 @@ class KvmRun:
     def _write_msr(self, index, value):
         if index == EFER:
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
-        if index not in self.msrs:
-            return True
-        self.msrs[index] = value
-        return False
+        if index in self.msrs:
+            self.msrs[index] = value
+            return False
+        return index not in IGNORED_MSRS
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
-        return self.msrs.get(index)
+        return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
@@ -586,6 +588,8 @@ class KvmRun:
         self.report = RunReport(reason, text, exit_code)
         return False
 
+    #: Name of the exit that the fast path handles.
+    FAULT_NAME = "#PF"
     #: Guest instructions between looks at limits and timers when the guest makes no exits.
     SLICE = 2_000_000
 
@@ -615,7 +619,7 @@ class KvmRun:
         report.instructions = self.hardware.instruction_count
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
         report.fast_exits = self.hardware.exit_counts[1]
-        report.exits["#PF"] += report.fast_exits
+        report.exits[self.FAULT_NAME] += report.fast_exits
         report.emulated = self.emulated
         self._drain()
         return report
