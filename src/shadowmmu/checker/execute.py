@@ -18,7 +18,7 @@ from .. import state
 from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
-from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
+from ..x86.bits import CR4_PCIDE, CR4_PSE, EFER_LMA, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
 from . import architecture, host_side, known, ops, tlb_model, verify
 from . import area as areas
 
@@ -312,7 +312,8 @@ def instruction(vm, area, code, v, a, b, c, d):
             host_side.look_at_host(vm, area)
             architecture.cr3_written(vm, area, v, a)
     elif code == ops.MOV_CR4:
-        if registers.set_cr4(vm, vcpu, a):
+        early = areas.head(vm, area)[areas.ASIDE] & known.GP_LOADS_PDPTES and a & CR4_PCIDE and not vcpu.efer & EFER_LMA
+        if early or registers.set_cr4(vm, vcpu, a):
             skip(vm, area)
         else:
             host_side.look_at_host(vm, area)

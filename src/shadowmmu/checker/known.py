@@ -12,7 +12,7 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW = (1 << i for i in range(10))
+    WRITE_WINDOW, GP_LOADS_PDPTES = (1 << i for i in range(11))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -109,6 +109,17 @@ v0 fetch 0x140
         "does not look at pages that are not unsync.",
         "translations are not judged while an emulated write is in memory and not tracked",
         None),
+    "gp-loads-pdptes": Deviation(
+        GP_LOADS_PDPTES,
+        "An instruction that raises #GP changes nothing.  kvm_set_cr4() loads the PDPTEs of a PAE guest before it looks whether "
+        "CR4.PCIDE may be set; outside long mode it may not, so the guest gets #GP and new PDPTEs.",
+        "MOV CR4 that sets PCIDE outside long mode is skipped",
+        """machine pae
+v0 mov cr4 = PAE|SMEP
+v0 store 0x60 = 0
+v0 mov cr4 = PAE|PCIDE
+v0 load 0x160 user
+"""),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,
         "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from ..guests import golden, recorded
 from ..guests.image import GuestImageError
 from ..oracle import tlb, walker
-from ..state import interpreted
 from ..x86 import bits
 
 RANDOM, COUNT, CHECKSUM = 0x3040, 0x3044, 0x3048
