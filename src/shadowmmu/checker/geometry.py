@@ -86,6 +86,7 @@ class Machine:
     quota: int = QUOTA
     #: Rules that the machine needs otherwise than the kernel's default: module parameters.
     parameters: tuple = ()
+    prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
     #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
     more: tuple = ()
 
@@ -135,7 +136,7 @@ class Machine:
         return t
 
     def config(self, vcpus):
-        return Config(page_shift=5, level_bits=2, prefetch_num=4, vcpus=vcpus, memory_pages=MEMORY_PAGES,
+        return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus, memory_pages=MEMORY_PAGES,
                       spare_pages=SPARE_PAGES, shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
                       descs=3 * self.quota, hash_buckets=4, events=1, host_level=self.host_level)
 
@@ -157,12 +158,12 @@ MACHINES = {m.name: m for m in (
     Machine("intel", "64-bit paging, PCIDs, an Intel CPU's rules", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE, _EFER,
             _PAGES, (0, 1), True, edits=PDPT),
     Machine("huge", "64-bit paging, large pages in guest and host", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
-            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16),
+            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16, prefetch=2),
     Machine("huge-nx", "the same with the workaround for the iTLB multihit erratum", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
             (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16, parameters=(("nx_huge_pages", 1),)),
     Machine("nonpaging", "a guest without paging on a host with large pages", 4, CR0_PE | CR0_ET, ROOT_A << 12, CR4_PSE, 0,
             _PAGES, host_level=2),
-    Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT),
+    Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT, prefetch=2),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}

@@ -78,7 +78,7 @@ def translate(vm, vcpu, gva, access):
         geometry.write_spte(vm, sptep, spte | PT_ACCESSED)
         frame = geometry.entry_frame(spte)
         level -= 1
-    if nx and not registers.hardware_efer(vcpu) & EFER_NX:
+    if nx and not registers.hardware_efer(vm, vcpu) & EFER_NX:
         # bit 63 is reserved then
         return -1 - (error | PFERR_RSVD | PFERR_PRESENT)
     if permission_error(vcpu, w, u, nx, access):
