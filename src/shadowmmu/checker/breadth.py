@@ -75,7 +75,8 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
 
 
 @core
-def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path, seen, bits, budget, max_depth):
+def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path,
+            seen, bits, budget, max_depth):
     """Expand nodes in order until `budget` operations are done: 0; -1 when everything to max_depth is done; or the number
     of a failure, found by operation NEXT_OP in node NEXT_NODE."""
     start = state.attach(initial)

@@ -18,7 +18,7 @@ from .. import state
 from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
-from ..x86.bits import CR4_PCIDE, CR4_PSE, EFER_LMA, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
+from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
 from . import architecture, host_side, known, ops, tlb_model, verify
 from . import area as areas
 
@@ -312,9 +312,9 @@ def instruction(vm, area, code, v, a, b, c, d):
             host_side.look_at_host(vm, area)
             architecture.cr3_written(vm, area, v, a)
     elif code == ops.MOV_CR4:
-        early = areas.head(vm, area)[areas.ASIDE] & known.GP_LOADS_PDPTES and a & CR4_PCIDE and not vcpu.efer & EFER_LMA
-        if early or registers.set_cr4(vm, vcpu, a):
+        if registers.set_cr4(vm, vcpu, a):
             skip(vm, area)
+            architecture.cr4_refused(vm, area, v, a)
         else:
             host_side.look_at_host(vm, area)
             architecture.cr4_written(vm, area, v)
@@ -366,20 +366,6 @@ def instruction(vm, area, code, v, a, b, c, d):
 
 
 @core
-def drop_mmio_sptes(vm):
-    """With `mmio-writable` set aside: no MMIO spte waits to be replaced, and no vCPU remembers one."""
-    for v in range(vm.n_vcpus):
-        state.vcpu(vm, v).mmio_gva = 0
-    for i in range(vm.n_pages):
-        if not state.page(vm, i).in_use:
-            continue
-        first = geometry.first_sptep(vm, i)
-        for k in range(first, first + geometry.entries(vm)):
-            if sptes.is_mmio(geometry.read_spte(vm, k)):
-                sptes.clear_no_track(vm, k)
-
-
-@core
 def perform(vm, area, op, at):
     """Do the operation in words at.. of `op` and check everything: 0, or the number of the failure."""
     h = areas.head(vm, area)
@@ -390,8 +376,6 @@ def perform(vm, area, op, at):
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])
     else:
         from_vcpu(vm, area, code, op[at + 1], op, at)
-    if h[areas.ASIDE] & known.MMIO_WRITABLE:
-        drop_mmio_sptes(vm)
     if not h[areas.FULL]:
         host_side.look_at_host(vm, area)
         verify.after_operation(vm, area)

@@ -9,7 +9,7 @@ else (slots_lock, mmap_lock).
 """
 
 from .. import state
-from ..mmu import dirty, flush, geometry, host, memslots, roles, shadow_pages
+from ..mmu import dirty, flush, host, memslots, roles, shadow_pages
 from ..state import core
 from . import architecture, ops
 from . import area as areas
@@ -82,23 +82,26 @@ def change_pages(vm, area, code, page, npages):
 
 
 @core
-def notify(vm, area, code, page, npages, begin):
-    """An MMU notifier event; False if there is nothing to do.
+def split_first(vm, page):
+    """Before one page of a large mapping changes, the host splits the mapping, with a notifier event for all of it
+    (__split_huge_pmd)."""
+    level = state.words(vm, vm.hva)[page] >> host.LEVEL_SHIFT
+    if state.words(vm, vm.hva)[page] == host.ABSENT or level == 1:
+        return
+    unit = 1 << (vm.level_bits * (level - 1))
+    dirty.invalidate_begin(vm, page & -unit, unit)
+    host.split(vm, page)
+    dirty.invalidate_end(vm)
 
-    A large host mapping that loses a page is split first, and the split has a notifier event of its own over all of it
-    (__split_huge_pmd), so that a fault under way cannot map it large again.
-    """
-    table = state.words(vm, vm.hva)
-    if table[page] == host.ABSENT or code == ops.MIGRATE and vm.n_free_ram == 0:
+
+@core
+def notify(vm, area, code, page, npages, begin):
+    """An MMU notifier event; False if there is nothing to do."""
+    if state.words(vm, vm.hva)[page] == host.ABSENT or code == ops.MIGRATE and vm.n_free_ram == 0:
         return False
-    first = page
-    end = page + npages
     for k in range(page, page + npages):
-        if table[k] != host.ABSENT:
-            span = geometry.pages_per_hpage(vm, table[k] >> host.LEVEL_SHIFT)
-            first = min(first, k & -span)
-            end = max(end, (k & -span) + span)
-    dirty.invalidate_begin(vm, first, min(end, vm.n_hva) - first)
+        split_first(vm, k)
+    dirty.invalidate_begin(vm, page, npages)
     if begin:
         leave_open(vm, area, code, page, npages)
         return True

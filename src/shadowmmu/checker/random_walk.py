@@ -65,8 +65,8 @@ def keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth):
 
 
 @core
-def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace, pool_trace, pool_depth, seen,
-           bits, budget):
+def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace,
+           pool_trace, pool_depth, seen, bits, budget):
     """`budget` operations: 0, or the number of a failure, whose operations stand in `trace`.
 
     kinds: per kind of operation (cumulated weight, first row, number of rows).  pool: handle of the first pooled state.

@@ -40,6 +40,16 @@ def check(vm):
 
 
 @core
+def link_holds(parent, i, child):
+    """Entry i of a page points to another."""
+    if (child.role | parent.role) & roles.INVALID or child.mmu_valid_gen != parent.mmu_valid_gen:
+        return False
+    if raw.level(child) != raw.level(parent) - 1 or (child.role ^ parent.role) & ~FREE or child.role & roles.PASSTHROUGH:
+        return False
+    return not child.role & roles.HAS_4_BYTE_GPTE or (child.role & roles.QUADRANT) >> roles.QUADRANT_SHIFT == i & 1
+
+
+@core
 def holds(vm):
     """The same, compiled."""
     for n in range(vm.n_pages):
@@ -51,13 +61,6 @@ def holds(vm):
             if not raw.present(spte) or raw.is_leaf(parent, spte):
                 continue
             c = raw.child(vm, spte)
-            if c < 0:
-                continue
-            child = state.page(vm, c)
-            if (child.role | parent.role) & roles.INVALID or child.mmu_valid_gen != parent.mmu_valid_gen:
-                return False
-            if raw.level(child) != raw.level(parent) - 1 or (child.role ^ parent.role) & ~FREE or child.role & roles.PASSTHROUGH:
-                return False
-            if child.role & roles.HAS_4_BYTE_GPTE and (child.role & roles.QUADRANT) >> roles.QUADRANT_SHIFT != i & 1:
+            if c >= 0 and not link_holds(parent, i, state.page(vm, c)):
                 return False
     return True

@@ -30,20 +30,31 @@ def check(vm):
 
 
 @core
+def page_holds(vm, sp):
+    """One direct page."""
+    return sp.role & roles.INVALID != 0 or sp.gfn & (raw.span(vm, raw.level(sp)) << vm.level_bits) - 1 == 0
+
+
+@core
+def link_holds(vm, sp, i, child):
+    """Entry i of a direct page points to another."""
+    return child.role & roles.DIRECT != 0 and child.gfn == sp.gfn + i * raw.span(vm, raw.level(sp))
+
+
+@core
 def holds(vm):
     """The same, compiled."""
     for n in range(vm.n_pages):
         sp = state.page(vm, n)
         if not sp.in_use or not sp.role & roles.DIRECT:
             continue
-        span = raw.span(vm, raw.level(sp))
-        if not sp.role & roles.INVALID and sp.gfn & (span << vm.level_bits) - 1:
+        if not page_holds(vm, sp):
             return False
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
             if not raw.present(spte) or raw.is_leaf(sp, spte):
                 continue
             c = raw.child(vm, spte)
-            if c >= 0 and (not state.page(vm, c).role & roles.DIRECT or state.page(vm, c).gfn != sp.gfn + i * span):
+            if c >= 0 and not link_holds(vm, sp, i, state.page(vm, c)):
                 return False
     return True

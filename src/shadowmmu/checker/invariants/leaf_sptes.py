@@ -52,12 +52,11 @@ def check(vm):
 
 
 @core
-def leaf_holds(vm, sp, spte, gfn):
-    """One leaf."""
+def leaf_holds(vm, sp, spte, gfn, s):
+    """One leaf, for this gfn in slot number s."""
     lv = raw.level(sp)
     span = raw.span(vm, lv)
     base = gfn & -span
-    s = raw.slot_of(vm, raw.space(sp), gfn)
     if s < 0:
         return False
     slot = state.slot(vm, s)
@@ -92,6 +91,9 @@ def holds(vm):
             continue
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
-            if raw.present(spte) and raw.is_leaf(sp, spte) and not leaf_holds(vm, sp, spte, raw.gfn(vm, sp, i)):
+            if not raw.present(spte) or not raw.is_leaf(sp, spte):
+                continue
+            gfn = raw.gfn(vm, sp, i)
+            if not leaf_holds(vm, sp, spte, gfn, raw.slot_of(vm, raw.space(sp), gfn)):
                 return False
     return True

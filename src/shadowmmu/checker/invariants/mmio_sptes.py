@@ -27,6 +27,16 @@ def check(vm):
 
 
 @core
+def entry_holds(vm, sp, spte):
+    """One entry that is neither empty nor present."""
+    generation = vm.mmio_generation[raw.space(sp)] & (1 << 19) - 1
+    if spte & MMIO_MARK != MMIO_MARK:
+        return False
+    return (spte >> 3 & 0xFF | (spte >> 52 & 0x7FF) << 8) != generation \
+        or raw.slot_of(vm, raw.space(sp), spte >> 12 & (1 << 39) - 1) < 0
+
+
+@core
 def holds(vm):
     """The same, compiled."""
     empty = state.rules(vm).nonpresent_spte
@@ -34,14 +44,8 @@ def holds(vm):
         sp = state.page(vm, n)
         if not sp.in_use:
             continue
-        generation = vm.mmio_generation[raw.space(sp)] & (1 << 19) - 1
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
-            if spte == empty or raw.present(spte):
-                continue
-            if spte & MMIO_MARK != MMIO_MARK:
-                return False
-            if (spte >> 3 & 0xFF | (spte >> 52 & 0x7FF) << 8) == generation \
-                    and raw.slot_of(vm, raw.space(sp), spte >> 12 & (1 << 39) - 1) >= 0:
+            if spte != empty and not raw.present(spte) and not entry_holds(vm, sp, spte):
                 return False
     return True

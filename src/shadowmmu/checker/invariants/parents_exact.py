@@ -28,6 +28,12 @@ def check(vm):
 
 
 @core
+def link_holds(vm, sp, i, child):
+    """Entry i of a page points to page `child` (-1: to none in use)."""
+    return child >= 0 and raw.times(vm, state.page(vm, child).parent_ptes, raw.place(vm, sp, i)) == 1
+
+
+@core
 def holds(vm):
     """The same, compiled: every link is once in the right list, and there are no more places than links."""
     balance = 0
@@ -40,8 +46,7 @@ def holds(vm):
             spte = raw.entry(vm, sp, i)
             if not raw.present(spte) or raw.is_leaf(sp, spte):
                 continue
-            child = raw.child(vm, spte)
-            if child < 0 or raw.times(vm, state.page(vm, child).parent_ptes, raw.place(vm, sp, i)) != 1:
+            if not link_holds(vm, sp, i, raw.child(vm, spte)):
                 return False
             balance += 1
     return balance == 0

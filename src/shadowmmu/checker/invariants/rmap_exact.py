@@ -54,6 +54,16 @@ def places(vm):
 
 
 @core
+def leaf_holds(vm, sp, i, gfn, s):
+    """Entry i of a page is a leaf for this gfn in slot number s."""
+    lv = raw.level(sp)
+    if s < 0 or lv > 3:
+        return False
+    slot = state.slot(vm, s)
+    return raw.times(vm, raw.rmap(vm, slot, lv, raw.large_index(vm, slot, gfn, lv)), raw.place(vm, sp, i)) == 1
+
+
+@core
 def holds(vm):
     """The same, compiled: every leaf is once in the right list, and there are no more places than leaves."""
     leaves = 0
@@ -61,17 +71,12 @@ def holds(vm):
         sp = state.page(vm, n)
         if not sp.in_use:
             continue
-        lv = raw.level(sp)
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
             if not raw.present(spte) or not raw.is_leaf(sp, spte):
                 continue
             leaves += 1
             gfn = raw.gfn(vm, sp, i)
-            s = raw.slot_of(vm, raw.space(sp), gfn)
-            if s < 0 or lv > 3:
-                return False
-            slot = state.slot(vm, s)
-            if raw.times(vm, raw.rmap(vm, slot, lv, raw.large_index(vm, slot, gfn, lv)), raw.place(vm, sp, i)) != 1:
+            if not leaf_holds(vm, sp, i, gfn, raw.slot_of(vm, raw.space(sp), gfn)):
                 return False
     return leaves == places(vm)

@@ -13,7 +13,7 @@ from collections import Counter
 
 from ... import state
 from ...mmu import roles
-from ...state import core
+from ...state import core, layout
 from . import raw
 from .picture import look
 
@@ -52,14 +52,19 @@ def check(vm):
 
 @core
 def tables_in(vm, slot, first, count, least):
-    """Valid-or-obsolete pages of at least level `least` that shadow guest tables at these gfns of the slot."""
+    """Pages on the active list (all that are not invalid: `lists`) of at least level `least` that shadow guest tables at
+    these gfns of the slot."""
     n = 0
-    for i in range(vm.n_pages):
-        sp = state.page(vm, i)
-        if sp.in_use and raw.has_gptes(sp) and not sp.role & roles.INVALID and raw.space(sp) == slot.as_id \
-                and first <= sp.gfn < first + count and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages \
+    k = vm.list_head[layout.ACTIVE_LIST]
+    for _ in range(vm.n_pages):
+        if k < 0:
+            break
+        sp = state.page(vm, k)
+        if first <= sp.gfn < first + count and raw.has_gptes(sp) and not sp.role & roles.INVALID \
+                and raw.space(sp) == slot.as_id and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages \
                 and raw.level(sp) >= least:
             n += 1
+        k = sp.next
     return n
 
 

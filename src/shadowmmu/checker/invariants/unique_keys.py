@@ -22,18 +22,24 @@ def check(vm):
 
 
 @core
+def page_holds(vm, sp):
+    """One valid page: none behind it on the active list has its key."""
+    k = sp.next
+    for _ in range(vm.n_pages):
+        if k < 0:
+            break
+        other = state.page(vm, k)
+        if other.gfn == sp.gfn and other.role == sp.role and raw.valid(vm, other):
+            return False
+        k = other.next
+    return True
+
+
+@core
 def holds(vm):
     """The same, compiled; every valid page is on the active list (`lists`)."""
     for i in range(vm.n_pages):
         sp = state.page(vm, i)
-        if not sp.in_use or not raw.valid(vm, sp):
-            continue
-        k = sp.next
-        for _ in range(vm.n_pages):
-            if k < 0:
-                break
-            other = state.page(vm, k)
-            if other.gfn == sp.gfn and other.role == sp.role and raw.valid(vm, other):
-                return False
-            k = other.next
+        if sp.in_use and raw.valid(vm, sp) and not page_holds(vm, sp):
+            return False
     return True

@@ -42,12 +42,20 @@ def page_holds(vm, sp):
     if sp.unsync and (raw.level(sp) != 1 or not raw.has_gptes(sp) or sp.role & roles.INVALID):
         return False
     bits = 0
-    for i in range(32 * layout.BITMAP_WORDS):
-        if sp.unsync_child_bitmap[i >> 5] >> (i & 31) & 1:
+    for w in range(layout.BITMAP_WORDS):
+        word = sp.unsync_child_bitmap[w] + 0
+        while word:
+            word &= word - 1
             bits += 1
-            if i >= 1 << vm.level_bits:
-                return False
+    if vm.level_bits < 5 and sp.unsync_child_bitmap[0] >> (1 << vm.level_bits):
+        return False
     return bits == sp.unsync_children
+
+
+@core
+def link_holds(sp, i, child):
+    """Entry i of a page points to another."""
+    return not child.unsync and not child.unsync_children or sp.unsync_child_bitmap[i >> 5] >> (i & 31) & 1 != 0
 
 
 @core
@@ -57,13 +65,13 @@ def holds(vm):
         sp = state.page(vm, n)
         if not sp.in_use:
             continue
-        if (sp.unsync or sp.unsync_children or sp.unsync_child_bitmap[0]) and not page_holds(vm, sp):
+        if not page_holds(vm, sp):
             return False
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
-            if not raw.present(spte) or raw.is_leaf(sp, spte) or sp.unsync_child_bitmap[i >> 5] >> (i & 31) & 1:
+            if not raw.present(spte) or raw.is_leaf(sp, spte):
                 continue
             c = raw.child(vm, spte)
-            if c >= 0 and (state.page(vm, c).unsync or state.page(vm, c).unsync_children):
+            if c >= 0 and not link_holds(sp, i, state.page(vm, c)):
                 return False
     return True

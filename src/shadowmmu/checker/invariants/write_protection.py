@@ -51,16 +51,21 @@ def protected(vm, as_id, first, count):
 
 
 @core
+def leaf_holds(vm, sp, spte, gfn):
+    """One leaf."""
+    span = raw.span(vm, raw.level(sp))
+    return not spte & PT_WRITABLE or not protected(vm, raw.space(sp), gfn & -span, span)
+
+
+@core
 def holds(vm):
     """The same, compiled; every valid page is on the active list (`lists`)."""
     for n in range(vm.n_pages):
         sp = state.page(vm, n)
         if not sp.in_use:
             continue
-        span = raw.span(vm, raw.level(sp))
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
-            if raw.present(spte) and spte & PT_WRITABLE and raw.is_leaf(sp, spte) \
-                    and protected(vm, raw.space(sp), raw.gfn(vm, sp, i) & -span, span):
+            if raw.present(spte) and raw.is_leaf(sp, spte) and not leaf_holds(vm, sp, spte, raw.gfn(vm, sp, i)):
                 return False
     return True
