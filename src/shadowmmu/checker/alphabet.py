@@ -205,6 +205,9 @@ def host_writes(m, small):
         for i in range(1 if small else m.per_table):
             out += [row(ops.HOST_WRITE, 0, gfn * PAGE + i * size, value, size)
                     for value in (values[:2] if small else values + more)]
+    # from a large page to a page table at the same gfn, and back
+    out += [row(ops.HOST_WRITE, 0, places[2][0] * PAGE + 2 * size, value, size) for _ in range(0 if small else 12)
+            for value in (entry(DATA), entry(DATA, FULL | PS), entry(12, FULL | PS))]
     if not small:
         top = ROOT_A if size == 4 or not m.efer & EFER_LMA else PDPT
         out += [row(ops.HOST_WRITE, 0, top * PAGE + i * size, value, size) for i in range(m.per_table)

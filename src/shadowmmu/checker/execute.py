@@ -366,20 +366,6 @@ def instruction(vm, area, code, v, a, b, c, d):
 
 
 @core
-def drop_mmio_sptes(vm):
-    """With `mmio-writable` set aside: no MMIO spte waits to be replaced, and no vCPU remembers one."""
-    for v in range(vm.n_vcpus):
-        state.vcpu(vm, v).mmio_gva = 0
-    for i in range(vm.n_pages):
-        if not state.page(vm, i).in_use:
-            continue
-        first = geometry.first_sptep(vm, i)
-        for k in range(first, first + geometry.entries(vm)):
-            if sptes.is_mmio(geometry.read_spte(vm, k)):
-                sptes.clear_no_track(vm, k)
-
-
-@core
 def perform(vm, area, op, at):
     """Do the operation in words at.. of `op` and check everything: 0, or the number of the failure."""
     h = areas.head(vm, area)
@@ -390,8 +376,6 @@ def perform(vm, area, op, at):
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])
     else:
         from_vcpu(vm, area, code, op[at + 1], op, at)
-    if h[areas.ASIDE] & known.MMIO_WRITABLE:
-        drop_mmio_sptes(vm)
     if not h[areas.FULL]:
         host_side.look_at_host(vm, area)
         verify.after_operation(vm, area)

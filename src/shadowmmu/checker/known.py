@@ -57,7 +57,7 @@ v0 mov cr4 = 0
         MMIO_WRITABLE,
         "An MMIO spte that waits to be replaced is taken for something else.  For a private report to the kernel's "
         "maintainers: details and script are withheld (docs/findings.md).",
-        "MMIO sptes and the per-vCPU MMIO caches are dropped after every operation",
+        "the rule `strict_old_spte` is switched on",
         None),
     "fault-keeps": Deviation(
         FAULT_KEEPS,
