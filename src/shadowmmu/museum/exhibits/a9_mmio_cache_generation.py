@@ -7,9 +7,9 @@ commits: b3e6212dea2e
 cve:     CVE-2026-99082
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  not-mmio
 needs:   SMM, host
-length:  -
+length:  4
 
 A vCPU remembers the last address that had no memory, together with the generation of the memslots, so that a new memslot
 makes it forget. The generation was always taken from the ordinary address space. In system management mode other memslots

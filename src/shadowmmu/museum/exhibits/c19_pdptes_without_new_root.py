@@ -7,9 +7,9 @@ commits: 6b123c3a89a9
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 A PAE guest's four top entries are loaded into the CPU by MOV CR3 and used from there. KVM builds a root from them. Reloading
 CR3 with the same value after a change in memory loads other entries; the root, looked up by CR3, was still the old one.

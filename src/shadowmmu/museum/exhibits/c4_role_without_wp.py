@@ -7,9 +7,9 @@ commits: 3dbe141595fa
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  4
 
 With CR0.WP=0 the supervisor may write pages that are read-only. KVM runs the CPU with WP=1, so it makes such an entry
 writable and takes it away from user mode. The shadow page with that entry was found again after the guest had set WP: a

@@ -7,9 +7,9 @@ commits: 898761158be7
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 The entry of C4 (supervisor only, writable) would also let the supervisor execute a user page that SMEP protects, so with SMEP
 it gets NX. That makes SMEP part of what the page contains, as long as WP is 0. A comparison of roles left the bit out.

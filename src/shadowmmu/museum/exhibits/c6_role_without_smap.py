@@ -7,9 +7,9 @@ commits: 0be0226f07d1
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 Again the entry of C4. With SMAP a supervisor access to a user page must fault, but the page was made a supervisor page in the
 shadow, and the CPU lets the access pass.
