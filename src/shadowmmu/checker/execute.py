@@ -15,7 +15,7 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 """
 
 from .. import state
-from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
+from ..mmu import contexts, faults, inject, memslots, reclaim, roots, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
 from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
@@ -84,7 +84,7 @@ def fetched(vm, vcpu, gva):
     gpa = emulation.fetch_gpa(vm, vcpu, gva)
     if gpa == emulation.FAULT:
         w = walk.walker_of(vm, vcpu, walk.OTHER_WALKER)
-        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
+        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
         return operations.FAULTED
     if emulation.is_mmio(vm, vcpu, gva, gpa, 0):
         return operations.MMIO

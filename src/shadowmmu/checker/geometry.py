@@ -117,10 +117,13 @@ class Machine:
             U_TABLE: [entry(DATA + 1), entry(DATA + 2), entry(MMIO), entry(DATA + 3, P | W | U)],
             PD_B: [entry(U_TABLE), entry(T)],
         }
+        if self.cr4 & CR4_PGE:
+            # the kernel's part of an address space
+            t[U_TABLE][:2] = [entry(DATA + 1, FULL | G), entry(DATA + 2, FULL | G)]
         if self.entry_bytes == 4:
             t[T][2] = entry(ROOT_A)
             t[T] += [entry(DATA + 1), entry(12)]
-            t[U_TABLE] += [entry(DATA), entry(12)]
+            t[U_TABLE] += [entry(DATA + 1, FULL & ~W), entry(12)]
             t[ROOT_A], t[ROOT_B] = t.pop(PD), [entry(T, FULL & ~W), entry(U_TABLE)]
             del t[PD_B]
         elif not self.efer & EFER_LMA:

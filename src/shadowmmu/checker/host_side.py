@@ -11,7 +11,7 @@ else (slots_lock, mmap_lock).
 from .. import state
 from ..mmu import dirty, flush, host, memslots, roles, shadow_pages
 from ..state import core
-from . import architecture, ops
+from . import architecture, known, ops
 from . import area as areas
 
 
@@ -156,6 +156,9 @@ def finish(vm, area):
     code = h[areas.HOST_CODE] + 0
     h[areas.HOST_CODE] = 0
     if code == ops.UNMAP or code == ops.MIGRATE:
+        if h[areas.ASIDE] & known.INVLPG_NOTIFIER and state.rules(vm).invlpg_zaps:
+            dirty.invalidate_begin(vm, h[areas.HOST_A], h[areas.HOST_B])
+            vm.invalidate_in_progress -= 1
         change_pages(vm, area, code, h[areas.HOST_A], h[areas.HOST_B])
         dirty.invalidate_end(vm)
     elif code:

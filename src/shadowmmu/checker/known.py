@@ -12,7 +12,7 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW, PDPTRS_EARLY = (1 << i for i in range(11))
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER = (1 << i for i in range(12))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -75,7 +75,8 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
         "address space only.  A gfn that is "
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
-        "0f38453cdb2e; this protection does not.)",
+        "0f38453cdb2e; this protection does not.)  Nor does hugepage_adjust(): lpage_info is per address space, so a large page "
+        "of SMM may cover a page table of the other one and be writable.",
         "the rule `protect_all_address_spaces` is switched on",
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
@@ -126,6 +127,12 @@ v1 load 0x80
 v0 store 0x48 = pte(gfn=4, P|W|U|A|D) emulated begin
 v1 mov cr3 = root(gfn=1)
 """),
+    "invlpg-notifier": Deviation(
+        INVLPG_NOTIFIER,
+        "Until 6.4 (9fd4a4e3a3d9) INVLPG, and a #PF that KVM injects, may map a page that the host is taking away at this "
+        "moment.  For a private report to the kernel's maintainers: details and script are withheld (docs/findings.md).",
+        "under rules of such kernels the range of a notifier is zapped once more before its pages go",
+        None),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,
         "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "

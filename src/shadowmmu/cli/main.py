@@ -48,6 +48,7 @@ def run(
     timeout: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
     max_instructions: Annotated[int | None, typer.Option(help="Stop after so many guest instructions.")] = None,
     la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
+    nested: Annotated[bool, typer.Option("--nested", help="Offer SVM to the guest: it may run guests of its own.")] = False,
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
@@ -59,7 +60,7 @@ def run(
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
-            pcid=pcid, quiet=quiet)
+            nested=nested, pcid=pcid, quiet=quiet)
 
 
 @trace_app.command("compare-run")

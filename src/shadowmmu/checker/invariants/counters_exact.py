@@ -4,7 +4,8 @@
     pages_4k, pages_2m, pages_1g   present leaf sptes of the level
     mmu_unsync                     unsync pages
     nx_lpage_splits                pages on the NX list, each of them marked nx_huge_page_disallowed
-    n_used_mmu_pages               pages in use: the active list and zapped roots that are still held
+    n_used_mmu_pages               shadow pages in use: the active list and zapped roots that are still held
+    tdp_mmu_pages                  tables of the TDP MMU without the roots
     indirect_shadow_pages          valid pages that shadow guest tables
 
 Dossier 2.3, rows "quota/reclaim" and "NX huge pages", and 2.4.  indirect_shadow_pages at 0 switches write tracking off.
@@ -21,7 +22,7 @@ def check(vm):
     p = look(vm)
     view, stat = p.view, p.view.stat
     nx, i = [], view.nx_head
-    while i >= 0 and len(nx) <= len(p.pages):
+    while i >= 0 and len(nx) <= len(p.everything()):
         nx.append(i)
         i = interpreted.page(view, i).nx_next
     expected = [
@@ -30,15 +31,16 @@ def check(vm):
         ("mmu_unsync", stat[counters.MMU_UNSYNC], sum(page.record.unsync for page in p.pages.values())),
         ("nx_lpage_splits", stat[counters.NX_LPAGE_SPLITS], len(nx)),
         ("n_used_mmu_pages", view.n_used_mmu_pages, len(p.pages)),
+        ("tdp_mmu_pages", view.tdp_mmu_pages, sum(page.record.ptep >= 0 for page in p.trees.values())),
         ("indirect_shadow_pages", view.indirect_shadow_pages,
          sum(page.has_gptes and not page.invalid for page in p.pages.values())),
     ]
     out = [f"{name} is {got}, should be {right}" for name, got, right in expected if got != right]
-    listed = {page.id for page in p.pages.values() if page.record.nx_listed}
+    listed = {page.id for page in p.everything() if page.record.nx_listed}
     if set(nx) != listed or len(set(nx)) != len(nx):
         out.append(f"the NX list has pages {nx}, marked as listed are {sorted(listed)}")
-    out += [f"{p.pages[i]} is on the NX list without nx_huge_page_disallowed" for i in nx
-            if i in p.pages and not p.pages[i].record.nx_huge_page_disallowed]
+    out += [f"{p.page_in_use(i)} is on the NX list without nx_huge_page_disallowed" for i in nx
+            if p.page_in_use(i) and not p.page_in_use(i).record.nx_huge_page_disallowed]
     return out
 
 

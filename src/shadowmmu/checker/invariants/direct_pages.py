@@ -17,7 +17,7 @@ from .picture import look
 
 def check(vm):
     p, out = look(vm), []
-    for page in p.pages.values():
+    for page in p.everything():
         if page.direct and not page.invalid and page.gfn % (p.span(page.level) * p.entries):
             out.append(f"{page} is direct and not aligned")
     for link in p.links:

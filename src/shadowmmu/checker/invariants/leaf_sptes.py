@@ -3,7 +3,7 @@
 
     frame        the host's frame of the gfn; a large one lies inside its slot, aligned, on consecutive frames
     W            => host-writable and MMU-writable; host-writable => the slot is not read-only
-    dirty log    a writable spte in a logged slot is in the bitmap
+    dirty log    a writable spte in a logged slot is in the bitmap (with PML: one that is also dirty)
     NX rule      a large spte is not executable while the iTLB-multihit workaround is on
     size         not above rules.max_huge_page_level
 
@@ -15,7 +15,7 @@ write-protects it (account_shadowed), so that is `write_protection`'s business.
 from ... import state
 from ...mmu import memslots
 from ...state import core
-from ...x86.bits import FRAME_MASK, NX, PT_PAGE_SIZE, PT_WRITABLE
+from ...x86.bits import FRAME_MASK, NX, PT_DIRTY, PT_PAGE_SIZE, PT_WRITABLE
 from . import raw
 from .picture import HOST_WRITABLE, MMU_WRITABLE, look
 
@@ -38,7 +38,8 @@ def check(vm):
         if leaf.spte & HOST_WRITABLE and slot.flags & memslots.READONLY:
             out.append(f"{leaf}: host-writable in a read-only slot")
         first = base - slot.base
-        if writable and slot.flags & memslots.LOG_DIRTY_PAGES \
+        logged = writable and (leaf.spte & PT_DIRTY or not p.rules.pml)
+        if logged and slot.flags & memslots.LOG_DIRTY_PAGES \
                 and not all(p.column(slot, 1, "dirty")[first:first + span]):
             out.append(f"{leaf}: writable in a slot with a dirty log, but not in the bitmap")
         if leaf.level > 1:

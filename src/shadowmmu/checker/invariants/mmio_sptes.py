@@ -14,7 +14,7 @@ from .picture import MMIO_MARK, MMU_PRESENT, look
 def check(vm):
     p, out = look(vm), []
     empty = p.rules.nonpresent_spte
-    for page in p.pages.values():
+    for page in p.everything():
         for i, spte in enumerate(page.table):
             if spte != empty and not spte & MMU_PRESENT and spte & MMIO_MARK != MMIO_MARK:
                 out.append(f"entry {i} of {page} is neither empty nor present nor MMIO: {spte & (1 << 64) - 1:#x}")

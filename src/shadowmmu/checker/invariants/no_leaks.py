@@ -23,10 +23,11 @@ def _pages(p):
     free = p.view.free_pages >> 3
     ids = p.view.view[free:free + p.view.n_free_pages].tolist()
     out = []
-    if len(set(ids)) != len(ids) or set(ids) & set(p.pages):
+    if len(set(ids)) != len(ids) or any(p.page_in_use(i) for i in ids):
         out.append("the free list of shadow pages has a page twice, or one that is in use")
-    if len(ids) + len(p.pages) != p.view.n_pages:
-        out.append(f"{len(ids)} shadow pages free, {len(p.pages)} in use, capacity {p.view.n_pages}")
+    used = len(p.everything())
+    if len(ids) + used != p.view.n_pages:
+        out.append(f"{len(ids)} shadow pages free, {used} in use, capacity {p.view.n_pages}")
     return out
 
 

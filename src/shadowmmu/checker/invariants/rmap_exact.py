@@ -25,6 +25,8 @@ def check(vm):
                             out.append(f"spte at {place:#x}: {n} times in rmap {k} of slot {slot.id} level {level}")
                         found.setdefault(place, []).append((slot.index, level, k))
     for leaf in p.leaves:
+        if leaf.page.tdp:
+            continue    # the trees of the TDP MMU have no reverse map
         where = found.pop(leaf.sptep, [])
         slot = p.slot_of(leaf.page.as_id, leaf.gfn)
         if slot is None:

@@ -32,11 +32,14 @@ def check(vm):
                 and ctx.root_hpa >> 12 not in (*special, p.view.shadow_pfn):
             out.append(f"vCPU {v} MMU {m}: the root {ctx.root_hpa:#x} is nobody's")
     refs.pop(None, None)
-    for i in set(refs) | set(p.pages):
-        if i not in p.pages:
+    # a root of the TDP MMU has one more reference: the MMU's own, until it is invalidated
+    refs.update(i for i, page in p.trees.items() if page.record.ptep < 0 and not page.invalid)
+    for i in set(refs) | set(p.pages) | set(p.trees):
+        page = p.page_in_use(i)
+        if page is None:
             out.append(f"page {i} is a root {refs[i]} times, but not in use")
-        elif p.pages[i].record.root_count != refs[i]:
-            out.append(f"{p.pages[i]}: root_count {p.pages[i].record.root_count}, references {refs[i]}")
+        elif page.record.root_count != refs[i]:
+            out.append(f"{page}: root_count {page.record.root_count}, references {refs[i]}")
     spt, first = p.view.view, p.view.spt >> 3
     if any(word & PT_PRESENT for word in spt[first:first + p.entries]):
         out.append("the dummy root has a present entry")
