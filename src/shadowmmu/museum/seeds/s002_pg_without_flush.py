@@ -32,7 +32,9 @@ def after_set_cpuid(vm, vcpu):
     for i in range(base, base + 3):
         ctx = state.context(vm, i)
         ctx.valid = 0
-        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 
