@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 The reviewer's fourth point alone: roots are reused, all other flushes are as they should be, but one MOV CR4 that toggles PGE
 together with a role bit takes the first branch, and the flush that PGE demands is lost.

@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 kvm_mmu_reset_context no longer unloads all roots; it computes the new roles and looks for a root of the new role in the
 cache. What the unloading had done along the way is now done explicitly for CR0.PG, for SMEP, for CPUID and for INIT. The
