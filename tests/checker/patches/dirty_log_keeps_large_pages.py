@@ -3,6 +3,6 @@
 
 
 @replaces("mmu.dirty.write_protect_slot")
-def write_protect_slot(vm, i):
+def write_protect_slot(vm, i, min_level):
     for k in range(state.slot(vm, i).npages):
         rmap.write_protect(vm, state.meta(vm, state.slot(vm, i).meta + k).rmap, False)

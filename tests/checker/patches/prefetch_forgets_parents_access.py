@@ -8,7 +8,7 @@ def prefetch_gpte(vm, vcpu, sp, sptep, gpte, no_dirty_log):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return False
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, walk.gpte_access(ctx, gpte), gpte)
     slot = memslots.gfn_to_memslot_dirty_bitmap(vm, vcpu, gfn, no_dirty_log and access & roles.ACC_WRITE)
     if slot < 0:
         return False

@@ -13,7 +13,7 @@ def sync_spte(vm, vcpu, sp, i):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return 1
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     if mmio.sync_spte(vm, vcpu, sptep, gfn, access):
         return 0
     if gfn != rmap.page_get_gfn(vm, sp, i):
