@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Seed 002 with only the else-if chain of CR4 left as it was.
+"""Seed 002 repaired, with the else-if chain of CR4 left as it was.
 
 id:      S002.pge
 year:    2022
@@ -70,4 +70,4 @@ def post_set_cr4(vm, vcpu, old, new):
     if not (new ^ old) & roles.CR4_ROLE_BITS and ((new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
-        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT
+        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
