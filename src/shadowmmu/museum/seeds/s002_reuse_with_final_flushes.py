@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 The question behind the reviewer's first point ("too risky"): is the reuse itself wrong, or only the flushes of the draft?
 Roots are reused on every change of role, and every flush stands in the table of today's kernel. That is not enough:

@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 The reviewer's sixth point: setting CR4.SMEP empties the TLB of the current PCID.
 
