@@ -12,7 +12,7 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER = (1 << i for i in range(12))
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC = (1 << i for i in range(13))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -132,6 +132,18 @@ v1 mov cr3 = root(gfn=1)
         "moment.  For a private report to the kernel's maintainers: details and script are withheld (docs/findings.md).",
         "under rules of such kernels the range of a notifier is zapped once more before its pages go",
         None),
+    "mmio-resync": Deviation(
+        MMIO_RESYNC,
+        "A new memslot makes all MMIO sptes stale by the generation in them.  sync_mmio_spte() marks an MMIO spte of an unsync "
+        "page anew, with the current generation, and does not look whether its gfn has memory now: the guest goes on getting "
+        "the device.",
+        "the rule `mmio_sync_looks` is switched on",
+        """machine 4-level
+v0 load 0xc0
+v0 store 0x20 = 0
+host memslot create 3 gfn=14 pages=2 hva=14
+v0 mov cr3 = root(gfn=1)
+"""),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,
         "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "
