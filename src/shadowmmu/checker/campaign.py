@@ -203,6 +203,13 @@ def connect(workers, scheduler):
     return Client(cluster), cluster
 
 
+def warm(settings):
+    """Have the core compiled once, before workers that share the cache begin."""
+    machine, vcpus = settings.pairs[0]
+    for strategy, depth in (("random", 0), ("exhaustive", 1)):
+        tasks.Runner(settings).run(Task(machine, vcpus, strategy, 1, 1, 2, depth))
+
+
 def command(settings, *, seconds=0, operations=0, workers=None, scheduler=None, ledger=None, as_json=False, reproducer=None,
             out=None, err=None):
     """Body of `check --workers/--scheduler`, and of a search with --ledger."""
@@ -212,6 +219,8 @@ def command(settings, *, seconds=0, operations=0, workers=None, scheduler=None, 
     path = ledger or saved.default_path(settings).removesuffix(".plan") + ".ledger"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     book = Ledger(path)
+    if scheduler is None:
+        warm(settings)
     client, cluster = connect(workers, scheduler)
     campaign = Campaign(settings, book, client, seconds, operations, report.Progress(err))
     try:

@@ -72,30 +72,32 @@ def scripts(machine="4-level", vcpus=1, max_size=20):
 class _Walk(RuleBasedStateMachine):
     """Every step is an operation on one small machine; after each all checks of the search are made."""
 
-    machine, rules, vcpus, aside = "4-level", "linux-6.12", 1, 0
+    #: Names that RuleBasedStateMachine does not use: (machine, rules, vCPUs, mask of deviations set aside).
+    mmu = ("4-level", "linux-6.12", 1, 0)
     arena = None
 
     def __init__(self):
         super().__init__()
         kind = type(self)
         if kind.arena is None:
-            kind.arena = Arena(MACHINES[self.machine], self.rules, self.vcpus, copies=2, aside=self.aside)
+            machine, kernel, vcpus, aside = self.mmu
+            kind.arena = Arena(MACHINES[machine], kernel, vcpus, copies=2, aside=aside)
         self.arena.copy(1, 0)
-        self.rows = []
+        self.done = []
 
     def do(self, row):
         """One operation; AssertionError with the finding if a check fails."""
-        self.rows.append(row)
+        self.done.append(row)
         failure = int(step.perform(self.arena.handle(1), self.arena.area, step.table_of([row]), 0))
         if failure:
-            raise AssertionError("\n" + minimal(self.arena, search.Found(failure, self.rows)).text())
+            raise AssertionError("\n" + minimal(self.arena, search.Found(failure, self.done)).text())
 
 
 def machine_class(machine="4-level", *, rules="linux-6.12", vcpus=1, aside=tuple(known.DEVIATIONS), small=False):
     """A RuleBasedStateMachine with one rule for each kind of operation of the machine's alphabet.  aside: names of known
     deviations that are not looked for."""
     m = MACHINES[machine]
-    body = {"machine": machine, "rules": rules, "vcpus": vcpus, "aside": known.mask(aside), "arena": None}
+    body = {"mmu": (machine, rules, vcpus, known.mask(aside)), "arena": None}
     for kind, rows in alphabet(m, vcpus, small).items():
         if rows and m.weights.get(kind):
             body[kind.replace(" ", "_")] = rule(row=st.sampled_from(rows))(_step(kind))
