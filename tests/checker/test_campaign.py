@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Campaigns: the ledger survives kill -9 of a worker and of everything; findings of one cause are one; a patch reaches workers."""
+"""Campaigns: the ledger survives kill -9 of a worker and of everything; one cause is one finding; a patch reaches workers."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 from front import BROKEN, check, environment
 
 #: A child process with tasks of a few hundred operations instead of ten seconds.

@@ -7,8 +7,8 @@
                                  with the patch in its environment
 
 Two tasks for each worker are under way; when one ends its row is written, then the next is sent.  kill -9 of a worker: dask
-gives its tasks to another (or to the one that the nanny starts).  kill -9 of the campaign: the next run with this ledger skips what
-has a row and does the rest.  Ctrl-C: tasks under way are dropped, the ledger stays.
+gives its tasks to another (or to the one that the nanny starts).  kill -9 of the campaign: the next run with this ledger
+skips what has a row and does the rest.  Ctrl-C: tasks under way are dropped, the ledger stays.
 """
 
 import json
