@@ -197,7 +197,7 @@ def _parts(finding, machine, rows, question, steps, user):
         "manual": finding.cause.manual, "commits": finding.cause.commits or "none",
         "functions": "\n".join(functions), "calls": "\n".join(calls), "tables": "\n".join(tables),
         "cpu": question[1], "cpus": finding.vcpus,
-        "question": _ask(question),
+        "question": _ask(question), "address": hex(real_gva(question[2]) & ~0xFFF),
         "checks": "\n\t    || ".join(f"({c})" for c in checks),
         "skip": "".join(SKIP.replace("?", f) for f in sorted(features)),
         "setup": "setup_vm();" if user else "__setup_vm(&supervisor_only);",
