@@ -19,7 +19,7 @@ STATEFUL = """
 from hypothesis import settings
 from shadowmmu.checker.strategies import machine_class
 TestMmu = machine_class("4-level").TestCase
-TestMmu.settings = settings(max_examples=8, stateful_step_count=12, deadline=None, derandomize=True)
+TestMmu.settings = settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None, derandomize=True)
 """
 
 GIVEN = """
@@ -93,8 +93,9 @@ def test_hypothesis_strategies(folder):
 
 
 def test_the_stateful_machine_passes_a_sound_mmu_and_fails_a_broken_one(folder):
-    (folder / "test_stateful.py").write_text(STATEFUL)
+    (folder / "test_stateful.py").write_text(STATEFUL.replace("EXAMPLES", "5"))
     done = run(folder, "test_stateful.py")
     assert "1 passed" in done.stdout, done.stdout
+    (folder / "test_stateful.py").write_text(STATEFUL.replace("EXAMPLES", "100"))
     done = run(folder, "test_stateful.py", "--shadowmmu-patch", "broken.py")
     assert "1 failed" in done.stdout and "FINDING  translation" in done.stdout, done.stdout
