@@ -39,9 +39,12 @@ def mmu_state(vm, index, name, current):
     ctx = interpreted.context(v, index)
     spt = interpreted.words(v, v.spt)
     pae = (ctx.pae_root - v.shadow_pfn) << v.level_bits
-    # mmu_alloc_special_roots: with two-dimensional paging root_mmu needs none
-    special = name == "root_mmu" and not interpreted.rules(v).tdp_enabled
-    tables = [(f"PAEROOT{i}", spt[pae + i]) for i in range(4)] if special else []
+    # mmu_alloc_special_roots: with two-dimensional paging only the shadow of a 32-bit nested table needs them
+    tables = []
+    if ctx.special or name == "root_mmu" and not interpreted.rules(v).tdp_enabled:
+        tables = [(f"PAEROOT{i}", spt[pae + i]) for i in range(4)]
+        if ctx.special and name == "guest_mmu":
+            tables.append(("PML4ROOT0", spt[(ctx.pml4_root - v.shadow_pfn) << v.level_bits]))
     return dump.MmuState(
         root=dump.Root(ctx.root_hpa, ctx.root_pgd), prev=[dump.Root(ctx.prev_hpa[i], ctx.prev_pgd[i]) for i in range(3)],
         cpu_role=ctx.cpu_role, ext=ctx.cpu_ext, root_role=ctx.root_role, tables=tables, name=name, current=current)
@@ -90,7 +93,7 @@ def run(run_dir, *, timeout=None, progress=None):
     mmu = mmu_of(recording)
     states = _States(recording.mode != "")
     outcome = recorded.run(golden.load(recording.config), rules=f"linux-{recording.kernel}", mmu=mmu, on_state=states,
-                           timeout=timeout, progress=progress)
+                           timeout=timeout, progress=progress, nested=recording.mode != "")
     formatter = Formatter(recording.kernel, guest_frames=guest_frames(states.vm), marks=outcome.marks)
     lines = [formatter.normal(row) for row in outcome.rows]
     return compare.compare_run(recording, compare.RunResult(

@@ -86,12 +86,12 @@ class _Recorder:
 
 
 def run(image, *, rules, mmu="shadow", profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None,
-        progress=None, on_machine=lambda machine, outcome: None):
+        progress=None, on_machine=lambda machine, outcome: None, nested=False):
     """Run `image` (from `golden.load`) to its end and tear the VM down.
 
     rules: name of a rule set.  mmu: as for `Vm`.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"), while
     the state is there to be looked at, with the VM as `on_state.vm` if it has that attribute.  on_machine(machine, outcome):
-    called before the guest runs.  Returns a RecordedOutcome.
+    called before the guest runs.  nested: SVM is offered to the guest.  Returns a RecordedOutcome.
     """
     vm = Vm(image.memory_size, rules=rules, mmu=mmu, record=RECORDED_EVENTS)
     if hasattr(on_state, "vm"):
@@ -103,7 +103,7 @@ def run(image, *, rules, mmu="shadow", profile=TCG, on_state=lambda tag: None, t
     recorder.line(f"VMM create {image.name}")
     cpu = KvmRun if mmu == "shadow" else NestedPagingRun
     machine = cpu(vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout,
-                  max_instructions=max_instructions, progress=progress)
+                  max_instructions=max_instructions, progress=progress, nested=nested)
     machine.load(image)
     on_machine(machine, outcome)
     recorder.line("VMM run")

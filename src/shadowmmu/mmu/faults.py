@@ -22,7 +22,6 @@ from ..x86.bits import (
     PFERR_RSVD,
     PFERR_USER,
     PFERR_WRITE,
-    PT_ACCESSED,
     PT_PRESENT,
     PT_WRITABLE,
 )
@@ -117,7 +116,8 @@ def set_spte(vm, vcpu, slot, sptep, pte_access, gfn, pfn, host_writable, prefetc
 @core
 def prefetch_invalid_gpte(vm, ctx, sptep, gpte):
     """FNAME(prefetch_invalid_gpte): not present, not accessed, or reserved bits set; drops the entry if so."""
-    if not gpte & PT_PRESENT or not gpte & PT_ACCESSED or contexts.is_rsvd_bits_set(ctx, gpte, 1):
+    if not walk.is_present(ctx, gpte) or walk.have_ad(ctx) and not gpte & walk.accessed_mask(ctx) \
+            or contexts.is_rsvd_bits_set(ctx, gpte, 1):
         rmap.drop_spte(vm, sptep)
         return True
     return False
@@ -130,7 +130,7 @@ def prefetch_gpte(vm, vcpu, sp, sptep, gpte, no_dirty_log):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return False
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     slot = memslots.gfn_to_memslot_dirty_bitmap(vm, vcpu, gfn, no_dirty_log and access & roles.ACC_WRITE)
     if slot < 0:
         return False
@@ -211,10 +211,11 @@ def sync_spte(vm, vcpu, sp, i):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return 1
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     if mmio.sync_spte(vm, vcpu, sptep, gfn, access):
         return 0
-    if gfn != rmap.page_get_gfn(vm, sp, i):
+    if gfn != rmap.page_get_gfn(vm, sp, i) or ctx.kind == contexts.PAGING_EPT and access == 0:
+        # an EPT entry may lose all its access rights without being absent
         rmap.drop_spte(vm, sptep)
         return 1
     if state.rules(vm).sync_skips_same_access and rmap.page_get_access(vm, sp, i) == access:
@@ -292,8 +293,12 @@ def validate_direct_spte(vm, sptep, direct_access):
 def max_mapping_level(vm, slot, gfn, max_level):
     """kvm_mmu_max_mapping_level."""
     level = min(max_level, state.rules(vm).max_huge_page_level)
-    while level > 1 and memslots.disallow_lpage(vm, slot, gfn, level):
+    while level > 1 and tracking.forbids_large(vm, slot, gfn, level):
         level -= 1
+    if state.rules(vm).protect_all_address_spaces:
+        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, slot).as_id, gfn)
+        while level > 1 and other >= 0 and memslots.disallow_lpage(vm, other, gfn, level):
+            level -= 1
     if level == 1:
         return 1
     return min(host.mapping_level(vm, slot, gfn), level)
@@ -486,7 +491,7 @@ def start(vm, vcpu, f, addr, error_code):
     f.rsvd = 1 if error_code & PFERR_RSVD else 0
     f.user = 1 if error_code & PFERR_USER else 0
     f.prefetch = 0
-    f.is_tdp = state.rules(vm).tdp_enabled
+    f.is_tdp = 1 if state.rules(vm).tdp_enabled and state.context(vm, vcpu.mmu).root_role & roles.DIRECT else 0
     f.nx_workaround = state.rules(vm).nx_huge_pages
     f.max_level = MAX_HUGEPAGE_LEVEL
     f.req_level = 1
@@ -519,7 +524,7 @@ def before_lock(vm, vcpu, f):
     w = walk.walker_of(vm, vcpu, walk.FAULT_WALKER)
     if not walk.walk_addr(vm, vcpu, ctx, w, f.addr, f.error_code & ~PFERR_RSVD):
         if not f.prefetch:
-            inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
+            inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
         return RETRY
     f.gfn = w.gfn
     f.max_level = w.level

@@ -10,7 +10,7 @@
 
 from ..state import core
 from ..x86.bits import FRAME_SHIFT, PT_USER, PT_WRITABLE
-from . import events, geometry, memslots, roles, sptes
+from . import events, geometry, memslots, nested, roles, sptes
 
 GEN_BITS = 19
 GEN_MASK = (1 << GEN_BITS) - 1
@@ -83,7 +83,8 @@ def cache_info(vm, vcpu, gva, gfn, access):
     """vcpu_cache_mmio_info.  With GVA 0 (direct maps) only the gfn can match."""
     generation = memslots.mmio_generation(vm, vcpu)
     # a generation that is being updated is never cached
-    vcpu.mmio_gva = gva & -(1 << vm.page_shift) if gva else 0
+    # with nested tables the address of a fault is L2's gpa, which must not match
+    vcpu.mmio_gva = gva & -(1 << vm.page_shift) if gva and not nested.is_nested(vcpu) else 0
     vcpu.mmio_access = access
     vcpu.mmio_gfn = gfn
     vcpu.mmio_gen = generation
@@ -117,7 +118,9 @@ def match_gpa(vm, vcpu, gpa):
 
 @core
 def in_cache(vm, vcpu, addr, direct):
-    """mmio_info_in_cache."""
+    """mmio_info_in_cache: never for L2 on nested tables, whose faults have L2's gpa."""
+    if nested.is_nested(vcpu):
+        return False
     if direct:
         return match_gpa(vm, vcpu, addr)
     return match_gva(vm, vcpu, addr)

@@ -126,9 +126,9 @@ TDP_LEVEL = 4
 
 
 @core
-def calc_tdp_root_role(vm, cpu_role):
+def calc_tdp_root_role(vm, vcpu, cpu_role):
     """kvm_calc_tdp_mmu_root_page_role: the same whatever paging mode the guest is in."""
-    role = ACC_ALL << ACCESS_SHIFT | CR0_WP_BIT | EFER_NX_BIT | DIRECT | TDP_LEVEL | cpu_role & (SMM | GUEST_MODE)
+    role = ACC_ALL << ACCESS_SHIFT | CR0_WP_BIT | EFER_NX_BIT | DIRECT | vcpu.tdp_level | cpu_role & (SMM | GUEST_MODE)
     return role if state.rules(vm).ad_enabled else role | AD_DISABLED
 
 

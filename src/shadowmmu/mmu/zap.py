@@ -36,20 +36,34 @@ def drop_parent_pte(vm, sp, sptep):
 
 @core
 def zap_pte(vm, sp, sptep):
-    """mmu_page_zap_pte: clear one entry of `sp`, whatever it is."""
+    """mmu_page_zap_pte: clear one entry of `sp`, whatever it is.  Index of a shadow page of L1's nested tables that has
+    lost its last parent by it, or -1: such pages are hardly used again and kept for nothing (2de4085cccea)."""
     spte = geometry.read_spte(vm, sptep)
     if sptes.is_present(spte):
         if sptes.is_last(spte, roles.level(sp.role)):
             rmap.drop_spte(vm, sptep)
         else:
-            drop_parent_pte(vm, state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte))), sptep)
+            child = state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte)))
+            drop_parent_pte(vm, child, sptep)
+            if is_orphan(vm, child):
+                return child.id
     elif sptes.is_mmio(spte):
         sptes.clear_no_track(vm, sptep)
+    return -1
 
 
 @core
-def unlink_children(vm, sp):
-    """kvm_mmu_page_unlink_children."""
+def is_orphan(vm, sp):
+    """Of L1's nested tables, without a parent, and (7a2c70e777a0) not a root."""
+    rules = state.rules(vm)
+    if not rules.tdp_enabled or not sp.role & roles.GUEST_MODE or sp.parent_ptes:
+        return False
+    return not rules.nested_roots_survive or sp.root_count == 0
+
+
+@core
+def unlink_leaves(vm, sp):
+    """kvm_mmu_page_unlink_children of a level-1 page."""
     first = geometry.first_sptep(vm, sp.id)
     for sptep in range(first, first + geometry.entries(vm)):
         zap_pte(vm, sp, sptep)
@@ -74,7 +88,8 @@ def zap_unsync_children(vm, sp):
         while n < vector.nr:
             leaf = state.page(vm, vector.sp[n])
             announce(vm, leaf)
-            unlink_page(vm, leaf)
+            unlink_leaves(vm, leaf)
+            detach(vm, leaf)
             unsync.pages_clear_parents(vm, vector)
             zapped += 1
             n = unsync.pages_next(vm, vector, n)
@@ -88,11 +103,29 @@ def announce(vm, sp):
 
 
 @core
-def unlink_page(vm, sp):
-    """__kvm_mmu_prepare_zap_page after its unsync descendants are gone: number of pages put on the invalid list."""
+def unlink_children(vm, sp):
+    """kvm_mmu_page_unlink_children: number of orphans of a nested table that went with it, depth first."""
+    if roles.level(sp.role) == 1:
+        unlink_leaves(vm, sp)
+        return 0
+    zapped = 0
+    first = geometry.first_sptep(vm, sp.id)
+    for sptep in range(first, first + geometry.entries(vm)):
+        orphan = zap_pte(vm, sp, sptep)
+        if orphan >= 0:
+            child = state.page(vm, orphan)
+            announce(vm, child)
+            zapped += zap_unsync_children(vm, child)
+            zapped += unlink_children(vm, child)
+            zapped += detach(vm, child)
+    return zapped
+
+
+@core
+def detach(vm, sp):
+    """The part of __kvm_mmu_prepare_zap_page behind the children."""
     zapped = 0
     zapped_root = False
-    unlink_children(vm, sp)
     unlink_parents(vm, sp)
     if not sp.role & roles.INVALID and roles.has_gptes(sp.role):
         tracking.unaccount_shadowed(vm, sp)
@@ -123,7 +156,8 @@ def prepare_zap_page(vm, sp):
     """kvm_mmu_prepare_zap_page: number of pages put on the invalid list."""
     announce(vm, sp)
     zapped = zap_unsync_children(vm, sp)
-    return zapped + unlink_page(vm, sp)
+    zapped += unlink_children(vm, sp)
+    return zapped + detach(vm, sp)
 
 
 @core
@@ -132,7 +166,8 @@ def prepare_zap_unstable(vm, sp):
     because descendants were zapped."""
     announce(vm, sp)
     children = zap_unsync_children(vm, sp)
-    total = children + unlink_page(vm, sp)
+    children += unlink_children(vm, sp)
+    total = children + detach(vm, sp)
     return total * 2 + (1 if children else 0)
 
 

@@ -14,8 +14,10 @@ FIELDS = {
     "drop_before_mmio_spte": "a present spte is dropped before an MMIO spte replaces it (aad885e77496)",
     "stale_check_after_reclaim": "the stale-root check follows make_mmu_pages_available (CVE-2026-64561)",
     "track_all_address_spaces": "write tracking looks at every address space (0f38453cdb2e)",
-    "protect_all_address_spaces": "a new page table is write-protected in every address space; no kernel does so, it is what "
-                                  "the checker puts in place to set `smm-protection` aside",
+    "protect_all_address_spaces": "a page table is write-protected and kept out of large mappings in every address space; no "
+                                  "kernel does so, it is what the checker puts in place to set `smm-protection` aside",
+    "strict_old_spte": "make_spte looks at the old entry more closely; no kernel does so, it is what the checker puts in place to "
+                       "set `mmio-writable` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
     "exhibit": "which exhibit of a patch that holds several is in force (museum/combined.py); 0: none",
     "role_has_smep": "CR4.SMEP itself is in the page role (7.2), not only together with CR0.WP=0",
@@ -28,6 +30,12 @@ FIELDS = {
     "prefetch_same_pfn_spurious": "prefetch onto a present entry with the same pfn does nothing",
     "accessed_when_synchronizing": "a synced spte is made accessed",
     "flush_only_mmu_writable": "mmu_spte_update asks for a flush only when MMU-writable is lost",
+    "np_enable_ignored": "a VMCB with NP_ENABLE runs without nested paging on a host that has none, instead of failing",
+    "npt_role_has_wp": "the role of a shadowed NPT has cr0_wp set",
+    "nested_roots_survive": "a parentless page of L1's nested tables is kept while it is a root (7a2c70e777a0)",
+    "write_zaps_orphans": "a write to an upper nested table also zaps the page that loses its last parent",
+    "paging_on_rewrites_cr4": "#VMEXIT from an unpaged L2 leaves L2's CR4 (with PAE and MCE) in L1's, with shadow paging",
+    "svm_flushbyasid": "CPUID offers FLUSHBYASID to a guest hypervisor",
     "nx_huge_pages": "the iTLB multihit workaround is on",
     "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
     "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",

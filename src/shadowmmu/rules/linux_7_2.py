@@ -16,5 +16,9 @@ LINUX_7_2 = LINUX_6_12 | {
     "mmio_cache_lacks_read": 1,             # MBEC/GMET: access got a read bit that shadow_mmio_access_mask drops
     "counts_used_pages_as_stat": 1,
     "flush_only_mmu_writable": 1,           # 6.13
+    "np_enable_ignored": 1,                 # the bit is sanitised like others that CPUID does not offer
+    "npt_role_has_wp": 1,
+    "write_zaps_orphans": 1,
+    "nested_roots_survive": 1,              # 7a2c70e777a0 (July 2026)
     "reload_frees_obsolete": 1,             # 6.15
 }

@@ -27,6 +27,7 @@ BITMAP_WORDS = 16           # unsync_child_bitmap: 512 bits in words of 32 (no s
 EVENT_WORDS = 12            # kind, vcpu, ten arguments
 MAX_PREFETCH = 8            # PTE_PREFETCH_NUM
 CONTEXTS_PER_VCPU = 3       # root_mmu, guest_mmu, nested_mmu
+WALKERS_PER_VCPU = 3        # the fault's, everything else's, and the nested walk inside either
 SPECIAL_PER_VCPU = 6        # pae_root, pml4_root, pml5_root for root_mmu and for guest_mmu
 
 #: struct kvm, kvm->arch and the geometry.
@@ -72,13 +73,22 @@ VCPU = dict(
     # what the hardware must do before the next entry (see vm/hardware.py)
     hw_root=1, hw_flush=1, hw_flush_count=1, hw_flush_gva=16, hw_asid_generation=1,
     in_guest=1, immediate_exit=1,
+    # nested guests (mmu/nested.py): levels of the host's nested tables; VMX capabilities; L1's table for L2 (nCR3 or EPTP);
+    # L2's PDPTEs are to be read again; L2's VPID and the last one used
+    tdp_level=1, ept_ad=1, ept_execonly=1, ept_huge_level=1, nested_pgd=1, pdptrs_stale=1, vpid=1, last_vpid=1,
+    # what L1 intercepts: mask of exceptions, and a triple fault
+    nested_exceptions=1, nested_shutdown=1,
+    # a nested #VMEXIT that is due (kvm_queued_exception exception_vmexit, or a fault of L1's nested tables)
+    vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1, vmexit_has_payload=1, vmexit_payload=1,
+    vmexit_qualification=1, fault_qualification=1,
     stat=20,
 )
 
 #: struct kvm_mmu.
 CONTEXT = dict(
+    id=1, bad_mt_xwr=1,
     cpu_role=1, cpu_ext=1, root_role=1, root_hpa=1, root_pgd=1, prev_hpa=NUM_PREV_ROOTS, prev_pgd=NUM_PREV_ROOTS,
-    kind=1, pae_root=1, pml4_root=1, pml5_root=1, pdptrs=4, permissions=16, pkru_mask=1, rsvd=2 * MAX_LEVEL,
+    kind=1, pae_root=1, pml4_root=1, pml5_root=1, special=1, pdptrs=4, permissions=16, pkru_mask=1, rsvd=2 * MAX_LEVEL,
     valid=1,
 )
 
@@ -105,7 +115,10 @@ META_LARGE = dict(rmap=1, disallow_lpage=1)
 
 #: struct guest_walker.
 WALKER = dict(
-    level=1, max_level=1, table_gfn=MAX_LEVEL, ptes=MAX_LEVEL, pte_gpa=MAX_LEVEL, pte_writable=MAX_LEVEL,
+    # the entry in hand, and the AND of the permissions down to it
+    gpte=1, access=1,
+    # `real_gfn`: L1's frame of a table; differs from table_gfn only in walks of nested_mmu
+    level=1, max_level=1, table_gfn=MAX_LEVEL, real_gfn=MAX_LEVEL, ptes=MAX_LEVEL, pte_gpa=MAX_LEVEL, pte_writable=MAX_LEVEL,
     pt_access=MAX_LEVEL, pte_access=1, gfn=1, prefetch_ptes=MAX_PREFETCH,
     fault_error=1, fault_address=1, fault_nested=1,
 )
@@ -130,7 +143,7 @@ TDP_ITER = dict(
 
 #: One two-dimensional page walk of the hardware (vm/two_dimensional.py): the CPU's registers, and what came out.
 HW_WALK = dict(
-    cr0=1, cr3=1, cr4=1, efer=1, nested_root=1, nested_level=1, phys_bits=1, pkru=1,
+    cr0=1, cr3=1, cr4=1, efer=1, nested_root=1, nested_level=1, ept=1, phys_bits=1, pkru=1,
     rsvd_without_present=1, pdpte_accessed=1,
     # result: host physical address, permissions (read 1, write 2, execute 4); or the fault
     hpa=1, prot=1, nested_prot=1, page_size=1, error=1, address=1,

@@ -22,31 +22,13 @@ from ..state import JIT, PATCH, interpreted, layout
 from ..state.store import Config, Store
 from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER, PT_PAGE_SIZE
 from . import calls, operations
-
-U64 = (1 << 64) - 1
+from .errors import GuestFault, VmError
+from .guest_hypervisor import nested_exit
+from .numbers import U64, signed
 
 #: Names of MMUs -> the module parameters that choose them.
 MMUS = {"shadow": {"tdp_enabled": 0, "tdp_mmu_enabled": 0}, "tdp": {"tdp_enabled": 1, "tdp_mmu_enabled": 1},
         "tdp-legacy": {"tdp_enabled": 1, "tdp_mmu_enabled": 0}}
-
-
-class VmError(Exception):
-    """The VM cannot do what was asked; the message says what and why."""
-
-
-class GuestFault(Exception):
-    """A guest access raised an exception: `vector`, `error_code` (or None), `address` (CR2 for #PF)."""
-
-    def __init__(self, vector, error_code, address):
-        self.vector, self.error_code, self.address = vector, error_code, address
-        code = "" if error_code is None else f" error code {error_code:#x}"
-        super().__init__(f"guest exception, vector {vector}{code} at {address:#x}")
-
-
-def signed(value):
-    """A 64-bit register value as the core's signed word."""
-    value &= U64
-    return value - (1 << 64) if value >> 63 else value
 
 
 @dataclass(frozen=True)
@@ -234,6 +216,8 @@ class Vcpu:
 
     def _outcome(self, result):
         r = self.record
+        if result == operations.NESTED_EXIT:
+            raise nested_exit(self)
         if result == operations.FAULTED:
             r.exception_pending = 0
             has_error = r.exception_has_error
@@ -290,7 +274,7 @@ class Vcpu:
     @property
     def other_walker(self):
         """The walker of translations that are not page faults; after a failed one, its fault."""
-        return interpreted.walker(self.vm.view, 2 * self.index + 1)
+        return interpreted.walker(self.vm.view, layout.WALKERS_PER_VCPU * self.index + 1)
 
     @property
     def root(self):

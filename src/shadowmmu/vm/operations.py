@@ -6,6 +6,7 @@
             = MMIO          no memory there; the address is emulated
             = STUCK         the access did not succeed in `MAX_EXITS` exits
             = DEAD          shutdown, or no root could be made
+            = NESTED_EXIT   L2 must leave for L1 first (`vcpu.vmexit_pending`)
 """
 
 from .. import state
@@ -14,7 +15,7 @@ from ..state import core
 from ..x86.bits import CR4_SMAP, GP, PF, PFERR_FETCH, PFERR_USER, PFERR_WRITE
 from . import emulation, entry, exits, hardware, two_dimensional
 
-FAULTED, MMIO, STUCK, DEAD, EMULATED = -1, -2, -3, -4, -5
+FAULTED, MMIO, STUCK, DEAD, EMULATED, NESTED_EXIT = -1, -2, -3, -4, -5, -6
 MAX_EXITS = 64
 
 
@@ -26,7 +27,10 @@ def reach(vm, vcpu, gva, access):
     if state.rules(vm).tdp_enabled:
         return reach_nested(vm, vcpu, gva, access)
     for _ in range(MAX_EXITS):
-        if entry.enter(vm, vcpu) != entry.ENTER:
+        result = entry.enter(vm, vcpu)
+        if result == entry.NESTED_EXIT:
+            return NESTED_EXIT
+        if result != entry.ENTER:
             return DEAD
         result = hardware.translate(vm, vcpu, gva, access)
         if result >= 0:
@@ -50,12 +54,18 @@ def reach_nested(vm, vcpu, gva, access):
     who = two_dimensional.USER if access & PFERR_USER else two_dimensional.SUPERVISOR_SMAP \
         if vcpu.cr4 & CR4_SMAP and not vcpu.ac else two_dimensional.SUPERVISOR
     for _ in range(MAX_EXITS):
-        if entry.enter(vm, vcpu) != entry.ENTER:
+        result = entry.enter(vm, vcpu)
+        if result == entry.NESTED_EXIT:
+            return NESTED_EXIT
+        if result != entry.ENTER:
             return DEAD
         two_dimensional.load_registers(vm, vcpu, h)
         result = two_dimensional.walk(vm, vcpu, h, gva, kind, who)
         if result == two_dimensional.OK:
             return h.hpa - (vm.ram_pfn << vm.page_shift)
+        if result == two_dimensional.PAGE_FAULT and vcpu.guest_mode and (vcpu.nested_exceptions >> PF) & 1:
+            inject.queue_vmexit(vcpu, PF, 1, h.error, 1, h.address)
+            return NESTED_EXIT
         if result == two_dimensional.PAGE_FAULT:
             inject.store(vcpu, PF, 1, h.error, 1, h.address, False)
             return FAULTED
@@ -76,8 +86,8 @@ def operand_gpa(vm, vcpu, gva, write):
     gpa = emulation.data_gpa(vm, vcpu, gva, write)
     if gpa == emulation.FAULT:
         w = walk.walker_of(vm, vcpu, walk.OTHER_WALKER)
-        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
-        return FAULTED
+        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
+        return NESTED_EXIT if vcpu.vmexit_pending else FAULTED
     if emulation.is_mmio(vm, vcpu, gva, gpa, write):
         return MMIO
     return gpa

@@ -20,7 +20,7 @@ set_efer, kvm_smm_changed, kvm_vcpu_reset, __set_sregs_common.
 """
 
 from .. import state
-from ..mmu import contexts, flush, geometry, host, memslots, roles, roots
+from ..mmu import contexts, flush, geometry, host, memslots, nested, roles, roots, walk
 from ..state import core
 from ..x86.bits import (
     CR0_CD,
@@ -43,6 +43,8 @@ from ..x86.bits import (
     EFER_LME,
     EFER_NX,
     EFER_SVME,
+    PFERR_USER,
+    PFERR_WRITE,
     PT_ACCESSED,
     PT_PRESENT,
 )
@@ -67,6 +69,11 @@ def load_pdptrs(vm, vcpu, cr3):
     """load_pdptrs: False when an entry is not valid.  Changed entries mean a new root (6b123c3a89a9)."""
     ctx = state.context(vm, vcpu.walk_mmu)
     gfn = geometry.entry_frame(cr3)
+    if ctx.id == nested.NESTED_MMU:
+        real = nested.translate_gpa(vm, vcpu, gfn << vm.page_shift, PFERR_USER | PFERR_WRITE)
+        if real == walk.INVALID_GPA:
+            return False
+        gfn = real >> vm.page_shift
     i = memslots.vcpu_gfn_to_memslot(vm, vcpu, gfn)
     if not memslots.is_visible(vm, i):
         return False
@@ -295,7 +302,12 @@ def guest_loaded(vm, vcpu, cr0, cr3):
     of a PAE guest lie in memory; KVM reads them again at the first use after an exit, which is no later than here."""
     vcpu.cr0 = cr0
     vcpu.cr3 = cr3
-    if is_pae_paging(vcpu):
+    if not is_pae_paging(vcpu):
+        return
+    if nested.is_nested(vcpu):
+        # the reading is a walk of L1's tables, with events: at the first use indeed
+        vcpu.pdptrs_stale = 1
+    else:
         load_pdptrs(vm, vcpu, cr3)
 
 

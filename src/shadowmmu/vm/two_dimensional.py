@@ -15,7 +15,7 @@ It serves the library's accesses and, compiled, is the page walker of the engine
 """
 
 from .. import state
-from ..mmu import geometry, memslots, sptes
+from ..mmu import contexts, geometry, memslots, roles, sptes
 from ..state import core
 from ..x86.bits import (
     CR0_PG,
@@ -67,7 +67,10 @@ def nested_fault(h, gpa, kind, final, error):
     """Fill in an #NPF."""
     if error & PFERR_RSVD and not h.rsvd_without_present:
         error |= PFERR_PRESENT
-    error |= PFERR_USER | (PFERR_GUEST_FINAL if final else PFERR_GUEST_PAGE)
+    error |= PFERR_GUEST_FINAL if final else PFERR_GUEST_PAGE
+    # EPT: handle_ept_violation makes U of "a read"; a guest table is read and, for its A and D bits, written
+    if not h.ept or kind == LOAD or not final:
+        error |= PFERR_USER
     if kind == STORE:
         error |= PFERR_WRITE
     elif kind == FETCH:
@@ -87,7 +90,8 @@ def log_dirty(vm, vcpu, gpa):
 @core
 def nested_translate(vm, vcpu, h, gpa, kind, final):
     """gpa -> hpa through the nested tables, or -1 with the #NPF in `h`.  Sets A and D in the nested entries."""
-    ad = state.rules(vm).ad_enabled and not h.peek
+    # KVM tells the CPU to leave A and D alone when L1's EPT has none (construct_eptp)
+    ad = not h.peek and not state.context(vm, vcpu.mmu).root_role & roles.AD_DISABLED
     frame = geometry.entry_frame(h.nested_root)
     level = h.nested_level
     if gpa >> (vm.page_shift + vm.level_bits * level):
@@ -114,9 +118,10 @@ def nested_translate(vm, vcpu, h, gpa, kind, final):
             geometry.write_spte(vm, sptep, spte | PT_ACCESSED)
         frame = geometry.entry_frame(spte)
         level -= 1
-    if not u or kind == FETCH and nx or kind == STORE and not w:
+    # in the shadow of an EPT, U is the right to read and nothing else
+    if not u and (kind == LOAD or not h.ept) or kind == FETCH and nx or kind == STORE and not w:
         return nested_fault(h, gpa, kind, final, PFERR_PRESENT)
-    h.nested_prot = READ_BIT | (WRITE_BIT if w else 0) | (0 if nx else EXEC_BIT)
+    h.nested_prot = (READ_BIT if u else 0) | (WRITE_BIT if w else 0) | (0 if nx else EXEC_BIT)
     if ad:
         new = spte | PT_ACCESSED | (PT_DIRTY if kind == STORE else 0)
         if new != spte:
@@ -321,7 +326,9 @@ def load_registers(vm, vcpu, h):
     h.cr4 = registers.hardware_cr4(vm, vcpu)
     h.efer = registers.hardware_efer(vm, vcpu)
     h.nested_root = vcpu.hw_root
-    h.nested_level = 4
+    ctx = state.context(vm, vcpu.mmu)
+    h.nested_level = roles.level(ctx.root_role)
+    h.ept = 1 if ctx.kind == contexts.PAGING_EPT else 0
     h.phys_bits = vcpu.maxphyaddr
     h.pkru = vcpu.pkru
     h.rsvd_without_present = 0

@@ -103,7 +103,7 @@ class Emulator:
 
     def _clear_exceptions(self):
         r = self.vcpu.record
-        r.exception_pending = r.exception_injected = 0
+        r.exception_pending = r.exception_injected = r.vmexit_pending = 0
 
     def _begin(self, bits, code, instruction):
         self.last_code = code
@@ -141,7 +141,8 @@ class Emulator:
             return RESUME
 
     def _inject(self, fault):
-        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
+                                  fault.of_nested_table)
 
     def _gp(self):
         calls.queue_exception(self.vm.handle, self.vcpu.index, GP, 1, 0)

@@ -55,6 +55,7 @@ def finish_previous_events(vcpu):
     vcpu.exception_pending = 0
     vcpu.exception_injected = 0
     vcpu.interrupt_injected = 0
+    vcpu.vmexit_pending = 0
 
 
 @core
@@ -87,9 +88,14 @@ def page_fault(block):
     finish_previous_events(vcpu)
     vcpu.stat[counters.EXITS] += 1
     events.emit(vm, events.EXIT, vcpu.id, svm.PAGE_FAULT, vcpu.rip, error, gva)
+    if vcpu.guest_mode:
+        events.emit(vm, events.NESTED_VMEXIT, vcpu.id, svm.PAGE_FAULT, vcpu.rip, error, gva)
     verdict = exits.handle_page_fault(vm, vcpu, gva, error)
     store64(block + 8 * VERDICT, verdict)
     if verdict != exits.RESUME:
+        return 0
+    if vcpu.vmexit_pending:
+        store64(block + 8 * VERDICT, ENTER_ONLY)
         return 0
     if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT):
         store64(block + 8 * VERDICT, ENTER_ONLY)

@@ -16,10 +16,10 @@ KVM_EXIT_MMIO = 6
 
 
 class OperandFault(GuestFault):
-    """The walk for an operand failed: #PF with this error code and address."""
+    """The walk for an operand failed: #PF with this error code and address, or a fault of L1's nested tables."""
 
-    def __init__(self, error_code, address):
-        self.error_code, self.address = error_code, address
+    def __init__(self, error_code, address, of_nested_table=0):
+        self.error_code, self.address, self.of_nested_table = error_code, address, of_nested_table
 
 
 class EmulatorMemory:
@@ -45,7 +45,7 @@ class EmulatorMemory:
 
     def _fault(self):
         w = self.vcpu.other_walker
-        raise OperandFault(w.fault_error, w.fault_address & (1 << 64) - 1)
+        raise OperandFault(w.fault_error, w.fault_address & (1 << 64) - 1, w.fault_nested)
 
     def fetch(self, gva, size):
         """kvm_fetch_guest_virt within a page; a gpa without memory reads as nothing (bytes cut short)."""

@@ -34,6 +34,7 @@ CR4_TRANSLATION = (1 << 4) | CR4_PAE | (1 << 7) | (1 << 12) | (1 << 20) | CR4_SM
 EFER_LMA, EFER_NXE, EFER_SVME = 1 << 10, 1 << 11, 1 << 12
 EFER_TRANSLATION = EFER_LMA | EFER_NXE
 
+RFLAGS_RF = 1 << 16
 DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
@@ -460,10 +461,11 @@ class SvmHardware:
         return self._prefixes(code) + (2 if opcode == 0xCD else 1)
 
     def skip_instruction(self, length):
-        """RIP += `length`, and the interrupt shadow ends, as after a completed instruction."""
+        """RIP += `length`; the interrupt shadow and RFLAGS.RF end, as after a completed instruction."""
         rip = self.rip + length
         self.rip = rip if self._env32[o.HFLAGS // 4] & o.HF_CS64 else rip & 0xFFFFFFFF
         self.in_interrupt_shadow = False
+        self._env64[o.EFLAGS // 8] &= ~RFLAGS_RF
 
     @property
     def in_interrupt_shadow(self):
@@ -496,6 +498,11 @@ class SvmHardware:
         if not cells[hooks.IN_EXIT]:
             self._kick()
 
+    def drop_event(self):
+        """Forget a queued event."""
+        self._cells[hooks.EVENT_PENDING] = 0
+        self._cells[hooks.EXIT_INT_INFO] = 0
+
     @property
     def event_queued(self):
         return bool(self._cells[hooks.EVENT_PENDING])
@@ -516,12 +523,12 @@ class SvmHardware:
 
     @property
     def exception_intercepts(self):
-        """Mask of exception vectors that exit. Page faults always do, except with nested paging. Default: only those."""
+        """Mask of exception vectors that exit. Without nested paging page faults always do. Default: only those."""
         return self._cells[hooks.EXCEPTION_INTERCEPTS]
 
     @exception_intercepts.setter
     def exception_intercepts(self, mask):
-        self._cells[hooks.EXCEPTION_INTERCEPTS] = mask & ~(1 << 14) if self._cells[hooks.WALK] else mask | 1 << 14
+        self._cells[hooks.EXCEPTION_INTERCEPTS] = mask if self._cells[hooks.WALK] else mask | 1 << 14
 
     def set_faults_push_rf(self, value):
         """Whether a fault that the hardware itself delivers pushes RFLAGS with RF set, as real CPUs do (the default)."""
@@ -534,6 +541,10 @@ class SvmHardware:
         bit = 1 << (code - 0x60)
         mask = self._env64[o.INTERCEPT // 8]
         self._env64[o.INTERCEPT // 8] = mask | bit if enable else mask & ~bit
+
+    def intercepted(self, code):
+        """Is one of the exits 0x60..0x9f armed?"""
+        return bool(self._env64[o.INTERCEPT // 8] >> (code - 0x60) & 1)
 
     def intercept_cr(self, number, read, write):
         """Choose whether MOV from and to CR0, CR3, CR4 or CR8 exit.  Default: all do."""

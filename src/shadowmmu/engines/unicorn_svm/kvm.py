@@ -17,26 +17,30 @@ from ...state import interpreted
 from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
+from ...x86.bits import EFER_SVME
 from . import exits as svm
 from . import fast_path, guest_memory
 from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
+from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
 from .profile import AMD
 from .stepper import InstructionStepper
 
 U64 = (1 << 64) - 1
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
-CR0_SEL_WRITE = 0x65
 CR0_TS_MP = 0xA
 RFLAGS_IF = 1 << 9
 BP, OF, UD, DF = 3, 4, 6, 8
+#: KVM_EPERM, KVM_ENOSYS as hypercalls return them.
+EPERM, ENOSYS = -1, -1000
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Names of exits for the statistics.
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
-         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", CR0_SEL_WRITE: "MOV to CR0"}
+         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", svm.VMRUN: "VMRUN", svm.VMLOAD: "VMLOAD", svm.VMSAVE: "VMSAVE",
+         svm.STGI: "STGI", svm.CLGI: "CLGI", svm.INVLPGA: "INVLPGA", CR0_SEL_WRITE: "MOV to CR0"}
 
 
 def exit_name(code):
@@ -77,10 +81,14 @@ class KvmRun:
 
     vm: the `Vm`.  platform: devices (`guests.platform`).  profile: kind of host.  max_instructions, timeout (seconds):
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
+    nested: the guest may use SVM itself.
     """
 
+    #: The host has nested paging.
+    npt = False
+
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None):
+                 progress=None, nested=False):
         self.vm, self.platform, self.profile = vm, platform, profile
         self.vcpu = vm.vcpus[0]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
@@ -97,7 +105,11 @@ class KvmRun:
         self._ticked = 0
         self._map_memory()
         self._install_fast_path()
-        self.hardware.exception_intercepts = INTERCEPTED
+        self.exception_intercepts = INTERCEPTED & ~(1 << 14) if self.npt else INTERCEPTED
+        self.hardware.exception_intercepts = self.exception_intercepts
+        self.exit_code, self.exit_info = 0, (0, 0)
+        self.nested = NestedSvm(self) if nested else None
+        self.vcpu.set_svm(nested)
         self.hardware.set_faults_push_rf(profile.faults_push_rf)
 
     # -- set-up
@@ -205,12 +217,20 @@ class KvmRun:
         r.rip = signed(self.hardware.rip)
         self._interrupts()
         result = calls.enter(self.vm.handle, self.vcpu.index)
+        while result == entry.NESTED_EXIT:
+            self.nested.leave_pending()
+            r.rip = signed(self.hardware.rip)
+            result = calls.enter(self.vm.handle, self.vcpu.index)
+        if self.report is not None:
+            return False
         if result == entry.SHUTDOWN:
             self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_SHUTDOWN)
             return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
         if result != entry.ENTER:
             return self._end("internal error", f"no root could be made (errno {-result}); "
                                                "the shadow page capacity is too small for the quota")
+        if self.nested is not None:
+            self.nested.count_run()
         self._sync_mode()
         self._flush()
         if not self.hardware.event_queued:
@@ -225,7 +245,9 @@ class KvmRun:
     def _interrupts(self):
         """Take an interrupt from the platform when the guest can; else ask for a window."""
         r = self.vcpu.record
-        if self.platform.pending_interrupt() is None:
+        if self.platform.pending_interrupt() is None or self.nested is not None and not self.nested.gif:
+            return
+        if self.nested is not None and self.nested.active and self.nested.interrupt():
             return
         busy = r.exception_pending or r.exception_injected or r.interrupt_injected or r.nmi_injected
         if not busy and self.hardware.rflags & RFLAGS_IF and not self.hardware.in_interrupt_shadow:
@@ -240,6 +262,7 @@ class KvmRun:
         """svm_complete_interrupts: what was injected has arrived, unless its delivery was interrupted."""
         r = self.vcpu.record
         r.nmi_injected = r.exception_pending = r.exception_injected = r.interrupt_injected = 0
+        r.vmexit_pending = 0
         self._soft_exception = False
         event = self.hardware.interrupted_event
         if event is None:
@@ -271,18 +294,26 @@ class KvmRun:
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
             return self._conclude_page_fault(hw.fault_address, verdict)
-        if code == svm.SWINT:
+        l2 = self.nested is not None and self.nested.active
+        if code == svm.SWINT and l2:
+            code = self._nested_software_interrupt()
+        if code == svm.SWINT and not (l2 and self.nested.intercepted(code)):
             # real hardware delivers INT n without an exit
             hw.queue_event(hw.software_vector, "software", None, hw.instruction_length)
             return True
         delivered = hw.exit_counts[2]
         block[fast_path.EVENT_BEFORE] = int(delivered != block[fast_path.EVENTS_SEEN])
         block[fast_path.EVENTS_SEEN] = delivered
-        if code == svm.WRITE_CR0 and self._cr0_is_real():
+        if code == svm.VMMCALL and l2 and not self.nested.intercepted(code):
+            # the host does not intercept VMMCALL of L2
+            code = svm.EXCEPTION + UD
+        if code in (svm.WRITE_CR0, svm.READ_CR0) and l2 and self.nested.intercepted(code):
+            pass
+        elif code == svm.WRITE_CR0 and self._cr0_is_real():
             code = self._selective_cr0()
             if code is None:
                 return True
-        if code == svm.READ_CR0 and self._cr0_is_real():
+        elif code == svm.READ_CR0 and self._cr0_is_real():
             _, _, instruction = self.emulator.peek()
             self.emulator.complete_cr(instruction, False)
             return True
@@ -294,7 +325,13 @@ class KvmRun:
         self.exits[code] += 1
         r.stat[counters.EXITS] += 1
         info1, info2 = self._exit_info(code)
+        self.exit_code, self.exit_info = code, (info1, info2)
         self.vm.emit(events.EXIT, self.vcpu.index, code, hw.rip, info1, info2)
+        if l2:
+            self.vm.emit(events.NESTED_VMEXIT, self.vcpu.index, code, hw.rip, info1, info2)
+            if self.nested.wants(code, info1):
+                self.nested.reflect(code, info1, info2)
+                return self._enter_again()
         if not self._handle(code):
             return False
         return self._enter_again()
@@ -358,9 +395,37 @@ class KvmRun:
             return self._exception(code - svm.EXCEPTION)
         if 0x20 <= code < 0x40:
             return self._debug_register()
+        if self.nested is not None and code in self._NESTED:
+            return self._NESTED[code](self.nested)
         if svm.VMRUN <= code <= svm.SKINIT or code in (svm.INVLPGA, svm.MONITOR, svm.MWAIT, svm.RDPMC):
             return self._queue(UD)
         return self._end("internal error", f"unsupported exit {code:#x} at RIP {self.hardware.rip:#x}")
+
+    def _nested_software_interrupt(self):
+        """INT3 and INTO of L2 when L1 intercepts the exception."""
+        vector = self.hardware.software_vector
+        if self.hardware.instruction_bytes[:1] in (b"\xcc", b"\xce") and self.nested.intercepted(svm.EXCEPTION + vector):
+            return svm.EXCEPTION + vector
+        return svm.SWINT
+
+    def queue_exception(self, vector, error=None):
+        """kvm_queue_exception; always True, as an exit handler's result."""
+        return self._queue(vector, error)
+
+    def arm_control_registers(self):
+        """Which MOV CRn exit besides what always does: nothing to do here, all do."""
+
+    def skip(self, length):
+        """kvm_skip_emulated_instruction of a known length."""
+        return self._skip(length)
+
+    def give_up(self, text):
+        """End the run: something that is not supported."""
+        return self._end("internal error", text)
+
+    def forget_soft_event(self):
+        """The event in delivery was saved for L1 (or dropped)."""
+        self._soft_exception = False
 
     def _queue(self, vector, error=None):
         calls.queue_exception(self.vm.handle, self.vcpu.index, vector, int(error is not None), error or 0)
@@ -462,7 +527,11 @@ class KvmRun:
 
     def _write_msr(self, index, value):
         if index == EFER:
+            if self.nested is not None and self.vcpu.efer & EFER_SVME and not value & EFER_SVME:
+                self.nested.leave_for_disabled_svm()
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
+        if self.nested is not None and index in (HSAVE_PA, VM_CR):
+            return self.nested.write_msr(index, value)
         if index in self.msrs:
             self.msrs[index] = value
             return False
@@ -471,11 +540,15 @@ class KvmRun:
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
+        if self.nested is not None and index in (HSAVE_PA, VM_CR):
+            return self.nested.read_msr(index)
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
-        values = guest_cpuid(self.vcpu, hw, hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF, la57=self.la57)
+        values = guest_cpuid(self.vcpu, hw, hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF, la57=self.la57,
+                             svm=self.nested is not None,
+                             svm_features=self.nested.features() if self.nested else 0)
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
         return self._skip(2)
 
@@ -532,7 +605,8 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 16)
         except guest_memory.OperandFault as fault:
-            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
+                                      fault.of_nested_table)
             return True
         pcid = int.from_bytes(data[:8], "little")
         gva = int.from_bytes(data[8:], "little")
@@ -548,11 +622,26 @@ class KvmRun:
     def _kick(self):
         return True
 
+    def _hypercall(self):
+        """kvm_emulate_hypercall: none is offered here."""
+        hw = self.hardware
+        mask = U64 if self.emulator.code_bits() == 64 else 0xFFFFFFFF
+        nr, *arguments = (hw.gpr[i] & mask for i in (0, 3, 1, 2, 6))
+        self.vm.emit(events.HYPERCALL, nr, *arguments)
+        hw.gpr[0] = (EPERM if hw.cpl else ENOSYS) & mask
+        self.vcpu.record.stat[counters.HYPERCALLS] += 1
+        return self._skip(3)
+
     _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
                  svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
-                 svm.VMMCALL: lambda self: self._queue(UD),
+                 svm.VMMCALL: _hypercall,
                  svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
                                                          f"RIP {self.hardware.rip:#x}")}
+
+    #: SVM instructions of a guest that may use them.
+    _NESTED = {svm.VMRUN: NestedSvm.vmrun, svm.VMLOAD: NestedSvm.vmload, svm.VMSAVE: NestedSvm.vmsave,
+               svm.STGI: lambda nested: nested.set_gif(True), svm.CLGI: lambda nested: nested.set_gif(False),
+               svm.INVLPGA: NestedSvm.invlpga}
 
     # -- userspace's side of emulated accesses
 

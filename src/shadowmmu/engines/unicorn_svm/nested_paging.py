@@ -44,7 +44,8 @@ def walk(vm, vcpu, h, block):
     h.cr4 = load64(env + o.CR + 32)
     h.efer = load64(env + o.EFER)
     h.nested_root = vcpu.hw_root
-    h.nested_level = 4
+    h.nested_level = vcpu.tdp_level
+    h.ept = 0
     h.phys_bits = load64(block + 8 * PHYS_BITS)
     h.pkru = 0
     h.rsvd_without_present = load64(block + 8 * RSVD_WITHOUT_PRESENT)
@@ -102,7 +103,8 @@ def _walk_in_python(vm, vcpu, control, block):
     env = (ctypes.c_int64 * (o.CONTEXT_DATA_SIZE // 8)).from_address(control[hooks.ENV])
     h = state.hw_walk(view)
     h.cr0, h.cr3, h.cr4, h.efer = (env[at // 8] for at in (o.CR, o.CR + 24, o.CR + 32, o.EFER))
-    h.nested_root, h.nested_level, h.phys_bits, h.pkru = vcpu.record.hw_root, 4, block[PHYS_BITS], 0
+    h.nested_root, h.nested_level, h.phys_bits, h.pkru = vcpu.record.hw_root, vcpu.record.tdp_level, block[PHYS_BITS], 0
+    h.ept = 0
     h.rsvd_without_present, h.pdpte_accessed = block[RSVD_WITHOUT_PRESENT], block[PDPTE_ACCESSED]
     h.peek = control[hooks.WALK_PEEK]
     status = two_dimensional.walk(view, vcpu.record, h, control[hooks.WALK_GVA], control[hooks.WALK_KIND],

@@ -21,6 +21,7 @@ CR3_NOFLUSH = 1 << 63
 class NestedPagingRun(KvmRun):
     """A run with two-dimensional paging; interface and report of `KvmRun`."""
 
+    npt = True
     FAULT_NAME = "NPF"
 
     def _install_fast_path(self):
@@ -43,7 +44,8 @@ class NestedPagingRun(KvmRun):
             cr0, cr4, efer = mode
             self.hardware.set_mode(cr0, cr4 & ~CR4_PCIDE, efer)
             # PCIDs do not exist in the engine: a MOV to CR3 must be looked at, its NOFLUSH bit is not an address bit
-            self.hardware.intercept_cr(3, False, bool(cr4 & CR4_PCIDE))
+            self._pcid = bool(cr4 & CR4_PCIDE)
+            self.arm_control_registers()
             self._mode = mode
         if self.hardware.root != self.vcpu.cr3:
             self.hardware.load_root(self.vcpu.cr3)
@@ -57,10 +59,20 @@ class NestedPagingRun(KvmRun):
         self._block[fast_path.NESTED_ROOT] = r.hw_root
         r.hw_flush = r.hw_flush_count = 0
 
+    _pcid = False
+
+    def arm_control_registers(self):
+        """CR3 exits only for the engine's sake, or for a guest hypervisor that wants it of its guest."""
+        read = write = False
+        if self.nested is not None and self.nested.active:
+            read, write = (self.nested.intercepted(code) for code in (svm.READ_CR0 + 3, svm.WRITE_CR0 + 3))
+        self.hardware.intercept_cr(3, read, write or self._pcid)
+
     # -- exit
 
     def on_exit(self, code):
-        if code == svm.WRITE_CR0 + 3:
+        wanted = self.nested is not None and self.nested.active and self.nested.intercepted(code)
+        if code == svm.WRITE_CR0 + 3 and not wanted:
             return self._write_cr3()
         hw, r = self.hardware, self.vcpu.record
         if code not in (svm.SWINT, svm.READ_CR0):
