@@ -75,7 +75,8 @@ VCPU = dict(
     in_guest=1, immediate_exit=1,
     # nested guests: L1's table for L2 (nCR3 or EPTP), exceptions that L1 intercepts, and a nested #VMEXIT that is due
     # (kvm_queued_exception exception_vmexit, or a fault of L1's nested tables); see mmu/nested.py
-    tdp_level=1, pdptrs_stale=1, ept_ad=1, ept_execonly=1, ept_huge_level=1, last_vpid=1, vpid=1, nested_pgd=1, nested_exceptions=1, nested_shutdown=1, vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1,
+    tdp_level=1, pdptrs_stale=1, ept_ad=1, ept_execonly=1, ept_huge_level=1, last_vpid=1, vpid=1, nested_pgd=1,
+    nested_exceptions=1, nested_shutdown=1, vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1,
     vmexit_has_payload=1, vmexit_payload=1, vmexit_qualification=1, fault_qualification=1,
     stat=20,
 )
@@ -145,8 +146,8 @@ HW_WALK = dict(
     hpa=1, prot=1, nested_prot=1, page_size=1, error=1, address=1,
     # only look: no A, no D, no counting
     peek=1,
-    # entries read: of the guest's tables, of the nested tables
-    guest_refs=1, nested_refs=1, walks=1,
+    # entries read: of the guest's tables, of the nested (or shadow) tables; before the current walk, and most in one
+    guest_refs=1, nested_refs=1, walks=1, refs_before=1, most_refs=1,
 )
 
 RECORDS = dict(HEADER=HEADER, VCPU=VCPU, CONTEXT=CONTEXT, PAGE=PAGE, SLOT=SLOT, DESC=DESC, META=META,
