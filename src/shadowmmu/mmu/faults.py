@@ -22,7 +22,6 @@ from ..x86.bits import (
     PFERR_RSVD,
     PFERR_USER,
     PFERR_WRITE,
-    PT_ACCESSED,
     PT_PRESENT,
     PT_WRITABLE,
 )
