@@ -123,7 +123,7 @@ class Console:
 
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
-         max_instructions=None, la57=False, pcid=False, quiet=False):
+         max_instructions=None, la57=False, nested=False, pcid=False, quiet=False):
     """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
     for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile")):
         if value not in known:
@@ -133,6 +133,8 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
             raise UsageError(f"--{what} {value}: must be positive")
     if events and mmu == "none":
         raise UsageError("--events needs a --mmu other than none: without an MMU of ours there are no events")
+    if nested and mmu == "none":
+        raise UsageError("--nested needs a --mmu other than none: the engine's own MMU runs no guests of a guest")
     loaded = session.load(image or IMAGE, append, [(path, "") for path in initrd],
                           memory << 20 if memory else None, pcid)
     out = sys.stderr if as_json else sys.stdout
@@ -140,7 +142,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     console = Console(out, quiet)
     try:
         outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], on_output=console.write, on_rows=log,
-                              timeout=timeout, max_instructions=max_instructions, la57=la57,
+                              timeout=timeout, max_instructions=max_instructions, la57=la57, nested=nested,
                               progress=console.progress if console.progress_wanted else None)
     finally:
         if log:

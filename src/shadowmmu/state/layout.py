@@ -73,11 +73,14 @@ VCPU = dict(
     # what the hardware must do before the next entry (see vm/hardware.py)
     hw_root=1, hw_flush=1, hw_flush_count=1, hw_flush_gva=16, hw_asid_generation=1,
     in_guest=1, immediate_exit=1,
-    # nested guests: L1's table for L2 (nCR3 or EPTP), exceptions that L1 intercepts, and a nested #VMEXIT that is due
-    # (kvm_queued_exception exception_vmexit, or a fault of L1's nested tables); see mmu/nested.py
-    tdp_level=1, pdptrs_stale=1, ept_ad=1, ept_execonly=1, ept_huge_level=1, last_vpid=1, vpid=1, nested_pgd=1,
-    nested_exceptions=1, nested_shutdown=1, vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1,
-    vmexit_has_payload=1, vmexit_payload=1, vmexit_qualification=1, fault_qualification=1,
+    # nested guests (mmu/nested.py): levels of the host's nested tables; VMX capabilities; L1's table for L2 (nCR3 or EPTP);
+    # L2's PDPTEs are to be read again; L2's VPID and the last one used
+    tdp_level=1, ept_ad=1, ept_execonly=1, ept_huge_level=1, nested_pgd=1, pdptrs_stale=1, vpid=1, last_vpid=1,
+    # what L1 intercepts: mask of exceptions, and a triple fault
+    nested_exceptions=1, nested_shutdown=1,
+    # a nested #VMEXIT that is due (kvm_queued_exception exception_vmexit, or a fault of L1's nested tables)
+    vmexit_pending=1, vmexit_vector=1, vmexit_has_error=1, vmexit_error=1, vmexit_has_payload=1, vmexit_payload=1,
+    vmexit_qualification=1, fault_qualification=1,
     stat=20,
 )
 

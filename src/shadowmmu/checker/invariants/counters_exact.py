@@ -11,8 +11,10 @@
 Dossier 2.3, rows "quota/reclaim" and "NX huge pages", and 2.4.  indirect_shadow_pages at 0 switches write tracking off.
 """
 
-from ...mmu import counters
-from ...state import interpreted
+from ... import state
+from ...mmu import counters, roles
+from ...state import core, interpreted
+from . import raw
 from .picture import look
 
 
@@ -40,3 +42,49 @@ def check(vm):
     out += [f"{p.page_in_use(i)} is on the NX list without nx_huge_page_disallowed" for i in nx
             if p.page_in_use(i) and not p.page_in_use(i).record.nx_huge_page_disallowed]
     return out
+
+
+@core
+def leaves_of(vm, lv):
+    """Present leaves of a level."""
+    n = 0
+    for k in range(vm.n_pages):
+        sp = state.page(vm, k)
+        if sp.in_use and raw.level(sp) == lv:
+            for i in range(1 << vm.level_bits):
+                spte = raw.entry(vm, sp, i)
+                if raw.present(spte) and raw.is_leaf(sp, spte):
+                    n += 1
+    return n
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    for lv in range(1, 4):
+        if vm.stat[counters.PAGES_4K + lv - 1] != leaves_of(vm, lv):
+            return False
+    used = 0
+    unsync = 0
+    shadowing = 0
+    listed = 0
+    for k in range(vm.n_pages):
+        sp = state.page(vm, k)
+        if not sp.in_use:
+            continue
+        used += 1
+        unsync += sp.unsync
+        listed += sp.nx_listed
+        if sp.nx_listed and not sp.nx_huge_page_disallowed:
+            return False
+        if raw.has_gptes(sp) and not sp.role & roles.INVALID:
+            shadowing += 1
+    i = vm.nx_head
+    on_list = 0
+    while i >= 0 and on_list <= vm.n_pages:
+        if not state.page(vm, i).nx_listed:
+            return False
+        on_list += 1
+        i = state.page(vm, i).nx_next
+    return on_list == listed and vm.stat[counters.NX_LPAGE_SPLITS] == listed and vm.stat[counters.MMU_UNSYNC] == unsync \
+        and vm.n_used_mmu_pages == used and vm.indirect_shadow_pages == shadowing

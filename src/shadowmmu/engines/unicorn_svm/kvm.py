@@ -39,7 +39,8 @@ INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Names of exits for the statistics.
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
-         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", CR0_SEL_WRITE: "MOV to CR0"}
+         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", svm.VMRUN: "VMRUN", svm.VMLOAD: "VMLOAD", svm.VMSAVE: "VMSAVE",
+         svm.STGI: "STGI", svm.CLGI: "CLGI", svm.INVLPGA: "INVLPGA", CR0_SEL_WRITE: "MOV to CR0"}
 
 
 def exit_name(code):

@@ -15,8 +15,9 @@ from ...mmu import counters, events, inject
 from ...state import interpreted
 from ...vm import calls
 from ...vm.machine import signed
-from ...x86.bits import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME
+from ...x86.bits import CR0_PG, EFER_SVME
 from . import exits as svm
+from . import nested_checks
 from .cpuid import SVM_ADDRESS_CHECK, SVM_CLEAN_BITS, SVM_FLUSHBYASID, SVM_NPT
 from .errors import EngineError
 from .hardware import DIRECT_MSRS
@@ -33,14 +34,6 @@ DR6_ACTIVE_LOW = 0xFFFF0FF0
 EVENT_KINDS = {0: "interrupt", 2: "nmi", 3: "exception", 4: "software"}
 #: Segments that VMRUN and #VMEXIT switch, with the engine's numbers.
 SWITCHED = (("es", 0), ("cs", 1), ("ss", 2), ("ds", 3))
-
-#: Checks of a VMCB, by number as the event has them: the kernel's own text (`trace.names` prints it).
-(CHECK_SVME, CHECK_CD_NW, CHECK_CR0_HIGH, CHECK_DR6, CHECK_DR7, CHECK_PAE, CHECK_PE, CHECK_CR3, CHECK_CR4, CHECK_EFER,
- CHECK_VMRUN, CHECK_ASID, CHECK_NP, CHECK_MSRPM, CHECK_IOPM, CHECK_LOAD_CR3, CHECK_LOAD_PDPTRS) = range(17)
-MSRPM_BYTES, IOPM_BYTES = 0x2000, 0x3000
-#: First MSR of each quarter of the permission map, and its byte.
-MSR_RANGES = ((0, 0), (0xC0000000, 0x800), (0xC0010000, 0x1000))
-
 
 @dataclass
 class SavedState:
@@ -70,7 +63,7 @@ class NestedSvm:
         self.hsave = self.vm_cr = 0
         self.gif, self.active, self.run_pending = True, False, False
         self._vmcb12 = self._control = self._l1 = None
-        self._armed = []
+        self._armed, self._armed_msrs = [], []
 
     # -- instructions of L1
 
@@ -133,7 +126,7 @@ class NestedSvm:
             return run.queue_exception(GP, 0)
         run.skip(3)
         control = page.snapshot()
-        failed = self._check(control)
+        failed = nested_checks.failed_check(control, run.vcpu.record, run.npt or interpreted.rules(run.vm.view).np_enable_ignored)
         if failed is not None:
             self._emit(events.NESTED_VMENTER_FAILED, failed)
             page.exit_code, page.exit_info1, page.exit_info2 = U64, 0, 0
@@ -146,32 +139,17 @@ class NestedSvm:
         if control.int_ctl & V_IRQ:
             return run.give_up("VMRUN with a virtual interrupt pending (V_IRQ) is not supported")
         failed = self._enter(gpa & ~0xFFF, control)
-        if failed or self._read(control.msrpm, MSRPM_BYTES) is None:
+        # nested_svm_vmrun_msrpm
+        permissions = None if failed else self._read(control.msrpm, nested_checks.MSRPM_BYTES)
+        if permissions is not None:
+            self._arm_msrs(control, permissions)
+        else:
             if failed:
                 self._emit(events.NESTED_VMENTER_FAILED, failed)
             self.run_pending = False
             self._vmexit(SVM_EXIT_ERR, 0, 0)
         self._unmap(gpa)
         return True
-
-    def _check(self, v):
-        """nested_vmcb_check_save, nested_vmcb_check_controls: number of the check that failed, or None."""
-        run = self.run
-        rules = interpreted.rules(run.vm.view)
-        r = run.vcpu.record
-        long_paging = v.efer & EFER_LME and v.cr0 & CR0_PG
-        intercepts = v.intercepts
-        checks = (
-            (not v.efer & EFER_SVME, CHECK_SVME), (not v.cr0 & CR0_CD and v.cr0 & CR0_NW, CHECK_CD_NW),
-            (v.cr0 >> 32, CHECK_CR0_HIGH), (v.dr6 >> 32, CHECK_DR6), (v.dr7 >> 32, CHECK_DR7),
-            (long_paging and not v.cr4 & CR4_PAE, CHECK_PAE), (long_paging and not v.cr0 & CR0_PE, CHECK_PE),
-            (long_paging and v.cr3 >> r.maxphyaddr, CHECK_CR3), (v.cr4 & r.cr4_reserved & U64, CHECK_CR4),
-            (v.efer & r.efer_reserved & U64, CHECK_EFER), (not intercepts >> svm.VMRUN & 1, CHECK_VMRUN),
-            (v.asid == 0, CHECK_ASID),
-            (v.nested_ctl & NP_ENABLE and not run.npt and not rules.np_enable_ignored, CHECK_NP),
-            (v.msrpm + MSRPM_BYTES > 1 << r.maxphyaddr, CHECK_MSRPM), (v.iopm + IOPM_BYTES > 1 << r.maxphyaddr, CHECK_IOPM),
-        )
-        return next((number for bad, number in checks if bad), None)
 
     def _enter(self, gpa, v):
         """enter_svm_guest_mode: a check's number when CR3 or the PDPTEs are refused, else None."""
@@ -200,7 +178,7 @@ class NestedSvm:
         r.cr2 = signed(v.cr2)
         r.cs_l = int(run.emulator.code_bits() == 64)
         if refused:
-            return CHECK_LOAD_CR3 if v.cr3 >> r.maxphyaddr else CHECK_LOAD_PDPTRS
+            return nested_checks.CHECK_LOAD_CR3 if v.cr3 >> r.maxphyaddr else nested_checks.CHECK_LOAD_PDPTRS
         self.gif = True
         self._arm(v)
         event = v.event_inj
@@ -218,9 +196,17 @@ class NestedSvm:
         self._armed = [code for code in range(0x60, 0xA0) if wanted >> code & 1 and not hw.intercepted(code)]
         for code in self._armed:
             hw.intercept(code)
-        if wanted >> svm.MSR & 1:
-            for index in DIRECT_MSRS:
-                hw.intercept_msr(index, self._msr_intercepted(index, 0), self._msr_intercepted(index, 1))
+
+    def _arm_msrs(self, v, permissions):
+        """The MSRs that a guest otherwise uses without an exit."""
+        if not v.intercepts >> svm.MSR & 1 or not any(permissions):
+            return
+        for index in DIRECT_MSRS:
+            at, shift = nested_checks.msr_place(index)
+            read, write = (bool(permissions[at] >> shift + i & 1) for i in (0, 1))
+            if read or write:
+                self._hw.intercept_msr(index, read, write)
+                self._armed_msrs.append(index)
 
     def _disarm(self):
         hw = self._hw
@@ -229,8 +215,9 @@ class NestedSvm:
             hw.intercept(code, False)
         self._armed = []
         self.run.arm_control_registers()
-        for index in DIRECT_MSRS:
+        for index in self._armed_msrs:
             hw.intercept_msr(index, False, False)
+        self._armed_msrs = []
 
     def vmload(self):
         """VMLOAD: the registers that VMRUN leaves alone."""
@@ -329,12 +316,11 @@ class NestedSvm:
 
     def _msr_intercepted(self, index, write):
         """nested_svm_exit_handled_msr: an MSR outside the map always exits."""
-        for first, start in MSR_RANGES:
-            if first <= index < first + 0x2000:
-                bit = 2 * (index - first) + write
-                data = self._read(self._control.msrpm + start + bit // 8, 1)
-                return data is None or bool(data[0] >> bit % 8 & 1)
-        return True
+        place = nested_checks.msr_place(index)
+        if place is None:
+            return True
+        data = self._read(self._control.msrpm + place[0], 1)
+        return data is None or bool(data[0] >> place[1] + write & 1)
 
     def _io_intercepted(self, info1):
         """nested_svm_intercept_ioio."""
@@ -370,7 +356,8 @@ class NestedSvm:
 
     def _table_fault(self, error, gpa):
         """nested_svm_inject_npf_exit: the high half of EXITINFO1 is the hardware's when the exit was a #NPF."""
-        code, info1, info2 = self.run.exit_code, *self.run.exit_info
+        code = self.run.exit_code
+        info1, info2 = self.run.exit_info
         if code != NPF:
             info1, info2 = 1 << 32, gpa
         self._vmexit(NPF, info1 & ~0xFFFFFFFF | error & 0xFFFFFFFF, info2)
