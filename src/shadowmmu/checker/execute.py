@@ -84,7 +84,7 @@ def fetched(vm, vcpu, gva):
     gpa = emulation.fetch_gpa(vm, vcpu, gva)
     if gpa == emulation.FAULT:
         w = walk.walker_of(vm, vcpu, walk.OTHER_WALKER)
-        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
+        inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
         return operations.FAULTED
     if emulation.is_mmio(vm, vcpu, gva, gpa, 0):
         return operations.MMIO
