@@ -110,10 +110,23 @@ def test_mistakes_in_an_exhibit_are_told(tmp_path, old, new, message):
 
 # ---- the command
 
-def museum(*arguments):
+def run(*arguments):
     environment = os.environ | {"SHADOWMMU_JIT": "0", "PYTHONPATH": str(HERE.parent.parent / "src")}
-    return subprocess.run([sys.executable, "-m", "shadowmmu", "museum", *arguments], capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-m", "shadowmmu", *arguments], capture_output=True, text=True,
                           env=environment, timeout=120)
+
+
+def museum(*arguments):
+    return run("museum", *arguments)
+
+
+def test_check_takes_a_variant():
+    """The first fault of a PAE guest dereferences NULL under D6."""
+    done = run("check", "--variant", "D6", "--machine", "pae", "--vcpus", "1", "--operations", "60", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["findings"][0]["rule"] == "warning"
+    done = run("check", "--variant", "nix")
+    assert done.returncode == 2 and done.stderr.startswith("shadowmmu: no variant 'nix'; there are the exhibits")
 
 
 def test_the_list():

@@ -31,16 +31,16 @@ from .geometry import (
     PD,
     PD_B,
     PDPT,
+    PS,
     ROOT_A,
     ROOT_B,
+    U_TABLE,
     A,
     D,
     G,
     P,
-    PS,
     T,
     U,
-    U_TABLE,
     W,
     entry,
 )
@@ -200,12 +200,18 @@ def begun(m, v, small):
 def host_writes(m, small):
     """Guest page tables written behind the MMU's back."""
     out, size = [], m.entry_bytes
-    for gfn, (values, more) in ((T, leaf_values(m)), (U_TABLE, leaf_values(m)), (PD if size == 8 else ROOT_A, directory_values(m))):
+    places = ((T, leaf_values(m)), (U_TABLE, leaf_values(m)), (PD if size == 8 else ROOT_A, directory_values(m)))
+    for gfn, (values, more) in places:
         for i in range(1 if small else m.per_table):
-            out += [row(ops.HOST_WRITE, 0, gfn * PAGE + i * size, value, size) for value in (values[:2] if small else values + more)]
+            out += [row(ops.HOST_WRITE, 0, gfn * PAGE + i * size, value, size)
+                    for value in (values[:2] if small else values + more)]
+    # from a large page to a page table at the same gfn, and back
+    out += [row(ops.HOST_WRITE, 0, places[2][0] * PAGE + 2 * size, value, size) for _ in range(0 if small else 12)
+            for value in (entry(DATA), entry(DATA, FULL | PS), entry(12, FULL | PS))]
     if not small:
-        out += [row(ops.HOST_WRITE, 0, (ROOT_A if size == 4 or not m.efer & EFER_LMA else PDPT) * PAGE + i * size, value, size)
-                for i in range(m.per_table) for value in upper_values(m)]
+        top = ROOT_A if size == 4 or not m.efer & EFER_LMA else PDPT
+        out += [row(ops.HOST_WRITE, 0, top * PAGE + i * size, value, size) for i in range(m.per_table)
+                for value in upper_values(m)]
     return out
 
 

@@ -152,7 +152,9 @@ def rights_now(vm, area, v):
 @core
 def outdated(vm, area, v):
     """What is derived from this vCPU's registers must be derived anew."""
-    areas.head(vm, area)[areas.STALE] |= 1 << v
+    h = areas.head(vm, area)
+    h[areas.STALE] |= 1 << v
+    h[areas.RIGHTS] |= 1 << v
 
 
 @core
@@ -240,6 +242,17 @@ def cr4_written(vm, area, v):
 
 
 @core
+def cr4_refused(vm, area, v, value):
+    """MOV CR4 has raised #GP.  With `pdptrs-early` set aside it may have loaded the PDPTE registers all the same."""
+    vcpu = state.vcpu(vm, v)
+    if areas.head(vm, area)[areas.ASIDE] & known.PDPTRS_EARLY and value & CR4_PCIDE and not vcpu.cr4 & CR4_PCIDE \
+            and not value & vcpu.cr4_reserved and value & CR4_PAE and not vcpu.efer & EFER_LMA \
+            and (value ^ vcpu.cr4) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP):
+        load_pdptes(vm, area, v)
+        outdated(vm, area, v)
+
+
+@core
 def host_wrote_registers(vm, area, v):
     """KVM_SET_SREGS has been done.  No manual speaks of it, so nothing is taken from what the CPU may hold."""
     take_registers(vm, area, v)
@@ -281,11 +294,12 @@ def settle(vm, area):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
         if stale or changed & own[0]:
-            if stale:
+            if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
+    h[areas.RIGHTS] = 0
 
 
 @core
@@ -315,7 +329,8 @@ def learn(vm, area, v):
             fresh[2 * i] = gva >> vm.page_shift
             fresh[2 * i + 1] = ALL_ACCESSES
             continue
-        status = walker.walk(memory, cpu, gva, out)
+        tlb.learn(memory, cpu, permitted, gva, out)
+        status = out[walker.STATUS]
         accessed = True
         for level in range(out[walker.LEVEL], out[walker.TOP] + 1):
             tables |= table_bit(memory, out[walker.ADDRESS + level - 1] >> vm.page_shift)
@@ -325,7 +340,6 @@ def learn(vm, area, v):
             fresh[2 * i] = out[walker.GFN]
             fresh[2 * i + 1] = guest[out[walker.WRITE] | out[walker.USER] << 1 | out[walker.NO_EXECUTE] << 2
                                      | out[walker.DIRTY] << 3]
-        tlb.learn(memory, cpu, permitted, gva, out)
     if h[areas.ASIDE] & known.OTHER_PCIDS:
         learn_cached_roots(vm, area, v)
     for i in range(permitted[tlb.COUNT]):

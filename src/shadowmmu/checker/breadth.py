@@ -10,9 +10,9 @@ because a table was full.
 """
 
 from .. import state
-from ..state import JIT, Array, core, entry_point
+from ..state import core
 from . import area as areas
-from . import digest, execute, ops, step
+from . import digest, execute, ops, step, verify
 
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT) = range(12)
 WORK_WORDS = 12
@@ -61,6 +61,9 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
     if new > 0:
         work[STATES] += 1
+        failure = verify.structure(vm, area)
+        if failure:
+            return failure
         if work[NODES] < capacity:
             nodes[work[NODES]] = node << MOVE_BITS | work[NEXT_OP]
             work[NODES] += 1
@@ -71,9 +74,9 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     return 0
 
 
-@entry_point
-def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, nodes: Array, capacity, path: Array,
-            seen: Array, bits, budget, max_depth):
+@core
+def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path,
+            seen, bits, budget, max_depth):
     """Expand nodes in order until `budget` operations are done: 0; -1 when everything to max_depth is done; or the number
     of a failure, found by operation NEXT_OP in node NEXT_NODE."""
     start = state.attach(initial)
@@ -98,62 +101,3 @@ def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: A
         work[NEXT_OP] = 0
         work[NEXT_NODE] += 1
     return -1
-
-
-class BreadthFirst:
-    """One exhaustive search over one machine.  rows: kind -> rows; seen: (table, bits)."""
-
-    mode = "exhaustive"
-    COPIES = 3
-
-    def __init__(self, arena, rows, seen, depth=MAX_DEPTH, nodes=1 << 22, salt=0):
-        self.arena, (self.seen, self.bits) = arena, seen
-        self.rows = [r for kind in rows.values() for r in kind]
-        self.alphabet, self.depth = step.table_of(self.rows), min(depth, MAX_DEPTH)
-        self.capacity = nodes if JIT else min(nodes, 1 << 14)
-        self.work, self.nodes, self.path = step.table(WORK_WORDS), step.table(self.capacity), step.table(MAX_DEPTH + 1)
-        self.work[NODES], self.work[SALT] = 1, salt
-        self.done = False
-
-    def step(self, budget):
-        """So many operations: 0, the number of a failure, or -1 when there is nothing left to do."""
-        a = self.arena
-        result = int(breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows), self.work,
-                             self.nodes, self.capacity, self.path, self.seen, self.bits, budget, self.depth))
-        self.done = result < 0
-        return result
-
-    def found(self):
-        """Rows from the initial state to the failure that `step` has just reported."""
-        node, back = int(self.work[NEXT_NODE]), [self.rows[int(self.work[NEXT_OP])]]
-        while node:
-            back.append(self.rows[int(self.nodes[node]) & (1 << MOVE_BITS) - 1])
-            node = int(self.nodes[node]) >> MOVE_BITS
-        return back[::-1]
-
-    def go_on(self):
-        """After a failure: leave that operation out."""
-        self.work[NEXT_OP] += 1
-
-    @property
-    def exhausted(self):
-        """Every state that the alphabet reaches (to the depth asked for) has been met."""
-        return self.done and not self.work[TABLE_FULL] and not self.work[FULLS]
-
-    @property
-    def complete_depth(self):
-        """Every sequence of so many operations has been done."""
-        w = self.work
-        reached = self.depth if self.done else int(w[LEVEL_END])
-        return min(reached, int(w[LOST])) if w[LOST] else reached
-
-    def save(self):
-        """Words from which `restore` makes the same search again."""
-        return [[int(x) for x in self.work], [int(x) for x in self.nodes[:int(self.work[NODES])]], [int(self.done)]]
-
-    def restore(self, saved):
-        """Become the search that was saved."""
-        for to, words in zip((self.work, self.nodes), saved):
-            for i, word in enumerate(words):
-                to[i] = word
-        self.done = bool(saved[2][0])

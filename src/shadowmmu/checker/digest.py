@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Telling states apart: a 62-bit digest of what matters for the future, and the set of digests that were met.
+r"""Telling states apart: a 62-bit digest of what matters for the future, and the set of digests that were met.
 
     registers, requests, roots | shadow pages in list order | guest memory, slots | held by hardware, permitted
           \________________________ fold, word by word _________________________/
@@ -26,6 +26,16 @@ def fold(h, value):
     """Mix one word in; the same compiled (wrapping) and interpreted (long)."""
     h = ((h ^ (value & MASK)) * PRIME) & MASK
     return h ^ (h >> 31)
+
+
+@core
+def sum_of(words, n):
+    """Digest of n words that do not wait for each other: each is mixed with its place, the results are added."""
+    total = 0
+    for i in range(n):
+        w = ((words[i] ^ (i * 0x5851F42D4C957F2D)) & MASK) * PRIME & MASK
+        total += (w ^ w >> 29) * 0x2545F4914F6CDD1D & MASK
+    return total & MASK
 
 
 @core
@@ -114,10 +124,7 @@ def digest_vcpu(vm, area, h, v):
         at = tlb_model.ROWS + i * tlb_model.ROW_WORDS
         total = (total + fold(fold(fold(0, held[at]), held[at + 1]), named(vm, area, held[at + 2]))) & MASK
     h = fold(h, total)
-    permitted = architecture.permitted_of(vm, area, v)
-    for i in range(architecture.permitted_words(vm, area, v)):
-        h = fold(h, permitted[i])
-    return h
+    return fold(h, sum_of(architecture.permitted_of(vm, area, v), architecture.permitted_words(vm, area, v)))
 
 
 @core
@@ -147,13 +154,8 @@ def digest(vm, area):
         for k in range(slot.npages):
             meta = state.meta(vm, slot.meta + k)
             h = fold(h, meta.dirty | meta.write_track << 1 | (meta.rmap != 0) << 16)
-    hva = state.words(vm, vm.hva)
-    for i in range(vm.n_hva):
-        h = fold(h, hva[i])
-    ram = state.words(vm, vm.ram)
-    for i in range(vm.n_ram << (vm.page_shift - 3)):
-        h = fold(h, ram[i])
-    return h | 1
+    h = fold(h, sum_of(state.words(vm, vm.hva), vm.n_hva))
+    return fold(h, sum_of(state.words(vm, vm.ram), vm.n_ram << (vm.page_shift - 3))) | 1
 
 
 @core

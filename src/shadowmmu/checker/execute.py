@@ -10,12 +10,12 @@
                    else      exit, fault, try again +--> checks of the walk, what may be cached, then the data
       --> verify.after_operation
 
-An access that was only begun (`ops.BEGIN`) leaves its parameters in the vCPU's PENDING words.  The walker and the fault record of a
-vCPU are part of the state, so whatever happens before `finish` meets the fault as mmu_lock would.
+An access that was only begun (`ops.BEGIN`) leaves its parameters in the vCPU's PENDING words.  The walker and the fault record
+of a vCPU are part of the state, so whatever happens before `finish` meets the fault as mmu_lock would.
 """
 
 from .. import state
-from ..mmu import contexts, faults, geometry, host, inject, memslots, reclaim, roots, sptes, walk, zap
+from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
 from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
@@ -105,7 +105,7 @@ def locked_gpa(vm, vcpu, gva):
 
 @core
 def emulate(vm, area, v, gva, kind, value, size, flags):
-    """KVM's emulator executes the access: RAM offset, or another outcome.  With BEGIN a write stops before the MMU hears of it."""
+    """KVM's emulator executes the access: RAM offset, or another outcome.  A write with BEGIN stops before the MMU hears."""
     vcpu = state.vcpu(vm, v)
     gpa = -1
     if kind & PFERR_FETCH:
@@ -314,6 +314,7 @@ def instruction(vm, area, code, v, a, b, c, d):
     elif code == ops.MOV_CR4:
         if registers.set_cr4(vm, vcpu, a):
             skip(vm, area)
+            architecture.cr4_refused(vm, area, v, a)
         else:
             host_side.look_at_host(vm, area)
             architecture.cr4_written(vm, area, v)
@@ -365,20 +366,6 @@ def instruction(vm, area, code, v, a, b, c, d):
 
 
 @core
-def drop_mmio_sptes(vm):
-    """With `mmio-writable` set aside: no MMIO spte waits to be replaced, and no vCPU remembers one."""
-    for v in range(vm.n_vcpus):
-        state.vcpu(vm, v).mmio_gva = 0
-    for i in range(vm.n_pages):
-        if not state.page(vm, i).in_use:
-            continue
-        first = geometry.first_sptep(vm, i)
-        for k in range(first, first + geometry.entries(vm)):
-            if sptes.is_mmio(geometry.read_spte(vm, k)):
-                sptes.clear_no_track(vm, k)
-
-
-@core
 def perform(vm, area, op, at):
     """Do the operation in words at.. of `op` and check everything: 0, or the number of the failure."""
     h = areas.head(vm, area)
@@ -389,8 +376,6 @@ def perform(vm, area, op, at):
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])
     else:
         from_vcpu(vm, area, code, op[at + 1], op, at)
-    if h[areas.ASIDE] & known.MMIO_WRITABLE:
-        drop_mmio_sptes(vm)
     if not h[areas.FULL]:
         host_side.look_at_host(vm, area)
         verify.after_operation(vm, area)

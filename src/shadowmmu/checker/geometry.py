@@ -46,8 +46,9 @@ from . import area as areas
 from . import known, ops
 
 #: How often a kind of operation is drawn.
-WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2, "host registers": 1,
-           "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2, "dirty": 2, "memory": 2, "reclaim": 1}
+WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2,
+           "host registers": 1, "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
+           "dirty": 2, "memory": 2, "reclaim": 1}
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D
@@ -81,10 +82,12 @@ class Machine:
     intel: bool = False
     host_level: int = 1     # size of the host's own mappings: 3 where everything lies in one large page
     slot_pages: int = 12    # of slot 0
+    slot1_pages: int = 2    # of slot 1, behind it; none if slot 0 has everything
     edits: int = DATA       # what the guest maps at its fourth page
     quota: int = QUOTA
     #: Rules that the machine needs otherwise than the kernel's default: module parameters.
     parameters: tuple = ()
+    prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
     #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
     more: tuple = ()
 
@@ -134,7 +137,7 @@ class Machine:
         return t
 
     def config(self, vcpus):
-        return Config(page_shift=5, level_bits=2, prefetch_num=4, vcpus=vcpus, memory_pages=MEMORY_PAGES,
+        return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus, memory_pages=MEMORY_PAGES,
                       spare_pages=SPARE_PAGES, shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
                       descs=3 * self.quota, hash_buckets=4, events=1, host_level=self.host_level)
 
@@ -150,18 +153,18 @@ _PAGES32 = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 24, 25, 28)
 MACHINES = {m.name: m for m in (
     Machine("4-level", "64-bit paging", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES),
     Machine("pcid", "64-bit paging with PCIDs", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES,
-            (0, 1, 2)),
+            (0, 1, 2), more=(("cr3", 14), ("registers", 8))),
     Machine("pae", "PAE paging", 8, _CR0, ROOT_A << 12, CR4_PAE, EFER_NX, _PAGES, edits=ROOT_A),
     Machine("32-bit", "32-bit paging with 4M pages", 4, _CR0, ROOT_A << 12, CR4_PSE, 0, _PAGES32),
     Machine("intel", "64-bit paging, PCIDs, an Intel CPU's rules", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE, _EFER,
             _PAGES, (0, 1), True, edits=PDPT),
     Machine("huge", "64-bit paging, large pages in guest and host", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
-            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16),
+            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16, prefetch=2),
     Machine("huge-nx", "the same with the workaround for the iTLB multihit erratum", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
-            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16, parameters=(("nx_huge_pages", 1),)),
+            (*_PAGES, 35, 37, 40, 44), host_level=3, slot1_pages=4, parameters=(("nx_huge_pages", 1),)),
     Machine("nonpaging", "a guest without paging on a host with large pages", 4, CR0_PE | CR0_ET, ROOT_A << 12, CR4_PSE, 0,
             _PAGES, host_level=2),
-    Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT),
+    Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT, prefetch=2),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
@@ -173,7 +176,7 @@ def build(machine, rules, vcpus):
     vm = Vm(0, rules=values | dict(machine.parameters), config=machine.config(vcpus), record=0)
     vm.add_memslot(0, 0, machine.slot_pages * PAGE, 0)
     if machine.slot_pages == 12:
-        vm.add_memslot(1, 12 * PAGE, 2 * PAGE, 12 * PAGE)
+        vm.add_memslot(1, 12 * PAGE, machine.slot1_pages * PAGE, 12 * PAGE)
         vm.add_memslot(2, 0, 11 * PAGE, 0, as_id=1)
         vm.add_memslot(5, 11 * PAGE, PAGE, SMRAM * PAGE, as_id=1)
     else:
@@ -202,7 +205,7 @@ class Arena:
         import ctypes
         import mmap
 
-        from . import step
+        from . import entries
         self.machine, self.rules, self.vcpus, self.aside = machine, rules, vcpus, aside
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
@@ -220,11 +223,13 @@ class Arena:
         table[areas.ASIDE] = aside
         if aside & known.SMM_PROTECTION:
             interpreted.rules(self.view(0)).protect_all_address_spaces = 1
+        if aside & known.MMIO_WRITABLE:
+            interpreted.rules(self.view(0)).strict_old_spte = 1
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):
             table[areas.GVAS + i] = gva
-        step.prepare(self.handle(0), self.area)
+        entries.prepare(self.handle(0), self.area)
         for i in range(1, copies):
             self.copy(i, 0)
 

@@ -23,7 +23,7 @@ from ..oracle import tlb, walker
 from ..state import JIT
 from ..x86 import bits
 from . import ops, tasks
-from .geometry import MACHINES, MMIO, PAGE
+from .geometry import MACHINES, PAGE
 from .saved import read_text
 
 ROWS, GFNS = 400, 32

@@ -12,7 +12,7 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW = (1 << i for i in range(10))
+    WRITE_WINDOW, PDPTRS_EARLY = (1 << i for i in range(11))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -57,7 +57,7 @@ v0 mov cr4 = 0
         MMIO_WRITABLE,
         "An MMIO spte that waits to be replaced is taken for something else.  For a private report to the kernel's "
         "maintainers: details and script are withheld (docs/findings.md).",
-        "MMIO sptes and the per-vCPU MMIO caches are dropped after every operation",
+        "the rule `strict_old_spte` is switched on",
         None),
     "fault-keeps": Deviation(
         FAULT_KEEPS,
@@ -71,10 +71,12 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
 """),
     "smm-protection": Deviation(
         SMM_PROTECTION,
-        "account_shadowed() write-protects a new page table in the memslots of its own address space only.  A gfn that is "
+        "account_shadowed() write-protects a new page table, and mmu_sync_children() a synced one, in the memslots of one "
+        "address space only.  A gfn that is "
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
-        "0f38453cdb2e; this protection does not.)",
+        "0f38453cdb2e; this protection does not.)  Nor does hugepage_adjust(): lpage_info is per address space, so a large page "
+        "of SMM may cover a page table of the other one and be writable.",
         "the rule `protect_all_address_spaces` is switched on",
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
@@ -101,13 +103,30 @@ v0 smm enter
 v0 mov cr4 = 0
 v0 fetch 0x140
 """),
+    "pdptrs-early": Deviation(
+        PDPTRS_EARLY,
+        "An instruction that raises #GP changes nothing (SDM vol. 3 6.5).  In PAE paging kvm_set_cr4() loads the PDPTE registers "
+        "because SMEP, PGE, PSE or PAE changes, and refuses PCIDE afterwards, because EFER.LMA is 0 (SDM vol. 3 4.10.1): after "
+        "the #GP the CPU uses PDPTEs that no MOV CR has loaded.",
+        "a MOV CR4 that is refused for PCIDE loads the PDPTE registers",
+        """machine pae
+v0 mov cr4 = PAE|SMEP
+v0 store 0x60 = 0
+v0 mov cr4 = PAE|PCIDE
+v0 load 0x20
+"""),
     "write-window": Deviation(
         WRITE_WINDOW,
         "An emulated write to a page table is in memory before kvm_mmu_track_write() takes mmu_lock and zaps the sptes it "
         "concerns.  Another vCPU that reads the new entry in between and flushes its TLB still uses the old one: its sync "
         "does not look at pages that are not unsync.",
         "translations are not judged while an emulated write is in memory and not tracked",
-        None),
+        """machine 4-level
+vcpus 2
+v1 load 0x80
+v0 store 0x48 = pte(gfn=4, P|W|U|A|D) emulated begin
+v1 mov cr3 = root(gfn=1)
+"""),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,
         "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "

@@ -28,9 +28,8 @@ import zlib
 from dataclasses import dataclass, field
 
 from ..state import JIT, PATCH, cache
-from . import alphabet, finding, geometry, known, search, step, verify
-from .breadth import BreadthFirst
-from .random_walk import RandomWalk
+from . import alphabet, entries, finding, geometry, known, search, verify
+from .lanes import BreadthFirst, RandomWalk
 from .shrink import shrink
 
 #: Operations of a lane's slice by round.
@@ -77,7 +76,7 @@ class Plan:
         self.seconds, self.round, self.turn, self.leads = 0.0, 0, 0, []
         self.names = [(machine, n, mode) for machine in self.machines for n in self.vcpus for mode in ("random", "exhaustive")]
         self.lanes, self.closed, self.failed = [None] * len(self.names), {}, {}
-        self._seen = step.table(1 << self.seen_bits)
+        self._seen = entries.table(1 << self.seen_bits)
 
     # -- lanes
 
@@ -90,7 +89,8 @@ class Plan:
             seen, salt = (self._seen, self.seen_bits), (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
             if mode == "random":
                 seed = (self.seed * 65_537 + i) * 4_099 + self.share[0]
-                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, self.length, salt)
+                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, self.length,
+                                           salt)
             else:
                 self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, nodes=1 << 19,
                                              salt=salt)
@@ -188,7 +188,7 @@ class Plan:
 
     def save(self):
         """Everything needed to go on, as bytes."""
-        settings = {"format": FORMAT, "sources": cache.key(PATCH.text), "rules": self.rules, "seed": self.seed,
+        settings = {"format": FORMAT, "sources": cache.key(__file__, PATCH.text), "rules": self.rules, "seed": self.seed,
                     "machines": self.machines, "vcpus": self.vcpus, "aside": self.aside, "share": self.share,
                     "seen_bits": self.seen_bits, "length": self.length}
         body = {"seconds": self.seconds, "round": self.round, "turn": self.turn, "closed": self.closed,
@@ -211,7 +211,7 @@ class Plan:
             seen = data[12 + n + size:]
         except (zlib.error, ValueError, IndexError):
             raise PlanError("this is not a saved plan") from None
-        if settings.pop("format") != FORMAT or settings.pop("sources") != cache.key(PATCH.text):
+        if settings.pop("format") != FORMAT or settings.pop("sources") != cache.key(__file__, PATCH.text):
             raise PlanError("the plan was saved by another version of shadowmmu or with another patch; begin a new one")
         plan = cls(progress=progress, **settings)
         plan.seconds, plan.round, plan.turn = body["seconds"], body["round"], body["turn"]

@@ -10,9 +10,9 @@ pool are saved, and the states are made anew from the traces.
 """
 
 from .. import state
-from ..state import JIT, Array, core, entry_point
+from ..state import JIT, core
 from . import area as areas
-from . import digest, execute, ops, step
+from . import digest, execute, ops, step, verify
 
 #: Words that the loop and Python share; the first six mean the same in `breadth`.
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END) = range(13)
@@ -64,9 +64,9 @@ def keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth):
         work[POOLED] += 1
 
 
-@entry_point
-def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: Array, n_kinds, work: Array, trace: Array,
-           pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
+@core
+def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace,
+           pool_trace, pool_depth, seen, bits, budget):
     """`budget` operations: 0, or the number of a failure, whose operations stand in `trace`.
 
     kinds: per kind of operation (cumulated weight, first row, number of rows).  pool: handle of the first pooled state.
@@ -103,6 +103,9 @@ def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: 
             work[TABLE_FULL] += 1
         elif new:
             work[STATES] += 1
+            failure = verify.structure(vm, area)
+            if failure:
+                return failure
             if work[STEP] * 2 < MAX_LENGTH and draw(work, INTO_POOL) == 0:
                 keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth)
     return 0
@@ -117,80 +120,3 @@ else:
     def pooled(pool, stride, k):
         """Handle of a pooled state: interpreted, from a list."""
         return pool[k]
-
-
-class RandomWalk:
-    """One walk over one machine.  rows: kind -> rows; weights: kind -> how often it is drawn; seen: (table, bits)."""
-
-    mode = "random"
-    #: Copies of the state that it needs in its arena.
-    COPIES = 2 + POOL
-
-    def __init__(self, arena, rows, weights, seen, seed, length=40, salt=0):
-        self.arena, (self.seen, self.bits) = arena, seen
-        kinds, flat, total = [], [], 0
-        for kind, weight in weights.items():
-            if rows[kind] and weight:
-                total += weight
-                kinds += [total, len(flat), len(rows[kind])]
-                flat += rows[kind]
-        self.alphabet, self.n_kinds = step.table_of(flat), len(kinds) // 3
-        self.kinds = step.table(len(kinds))
-        for i, value in enumerate(kinds):
-            self.kinds[i] = value
-        self.work, self.trace = step.table(WORK_WORDS), step.table(ops.ROW_WORDS * MAX_LENGTH)
-        self.pool_trace, self.pool_depth = step.table(POOL * MAX_LENGTH * ops.ROW_WORDS), step.table(POOL)
-        w = self.work
-        w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
-        self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
-
-    def step(self, budget):
-        """So many operations: 0, or the number of a failure."""
-        a = self.arena
-        return int(wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.kinds,
-                          self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth, self.seen, self.bits,
-                          budget))
-
-    def found(self):
-        """Rows from the initial state to the failure that `step` has just reported."""
-        return step.rows_of(self.trace, int(self.work[STEP]))
-
-    def go_on(self):
-        """After a failure: the next operation starts a new walk."""
-        self.work[STEP] = self.work[END]
-
-    @property
-    def complete_depth(self):
-        return -1
-
-    def save(self):
-        """Words from which `restore` makes the same walk again."""
-        n = ops.ROW_WORDS
-        out = [[int(x) for x in self.work], [int(x) for x in self.pool_depth]]
-        out.append([int(x) for x in self.trace[:n * int(self.work[STEP])]])
-        for k in range(int(self.work[POOLED])):
-            at = k * MAX_LENGTH * n
-            out.append([int(x) for x in self.pool_trace[at:at + n * int(self.pool_depth[k])]])
-        return out
-
-    def restore(self, saved):
-        """Become the walk that was saved."""
-        work, depths, trace, *pool = saved
-        for to, words in ((self.work, work), (self.pool_depth, depths), (self.trace, trace)):
-            for i, word in enumerate(words):
-                to[i] = word
-        for k, words in enumerate(pool):
-            for i, word in enumerate(words):
-                self.pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i] = word
-            self._follow(words, 2 + k)
-        if self.work[STEP] < self.work[END]:
-            self._follow(trace, 1)
-
-    def _follow(self, words, i):
-        """Make copy i the state at the end of a trace."""
-        self.arena.copy(i, 0)
-        rows = step.table(max(len(words), 1))
-        for k, word in enumerate(words):
-            rows[k] = word
-        for at in range(0, len(words), ops.ROW_WORDS):
-            step.perform_and_forget(self.arena.handle(i), self.arena.area, rows, at)

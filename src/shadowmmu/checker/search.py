@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass, field
 
 from ..state import JIT
-from . import breadth, random_walk, step
-from .breadth import BreadthFirst
+from . import breadth, random_walk
 from .alphabet import alphabet
+from .entries import perform, prepare, replay, table
 from .geometry import Arena
-from .random_walk import MAX_LENGTH, RandomWalk
-from .step import perform, prepare, replay
+from .lanes import BreadthFirst, RandomWalk
+from .random_walk import MAX_LENGTH
 
 __all__ = ["MAX_LENGTH", "Found", "Progress", "Search", "perform", "prepare", "replay"]
 
@@ -72,7 +72,7 @@ class Search:
         self.progress = Progress()
 
     def _seen(self):
-        return step.table(1 << self.bits), self.bits
+        return table(1 << self.bits), self.bits
 
     def _run(self, lane, seconds, operations):
         started, size = time.monotonic(), 20_000 if JIT else 200
@@ -91,7 +91,8 @@ class Search:
 
     def random(self, seconds=0, operations=0, length=40):
         """Random walks of `length` operations until a budget is used up."""
-        return self._run(RandomWalk(self.arena, self.rows, self.machine.weights, self._seen(), self.seed, length), seconds, operations)
+        lane = RandomWalk(self.arena, self.rows, self.machine.weights, self._seen(), self.seed, length)
+        return self._run(lane, seconds, operations)
 
     def exhaustive(self, depth=breadth.MAX_DEPTH, seconds=0, operations=0, nodes=1 << 22):
         """All sequences of up to `depth` operations of the short alphabet, states that were met before left out."""

@@ -17,7 +17,7 @@ import re
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from . import known, ops, search, step
+from . import entries, known, ops, search
 from .alphabet import alphabet
 from .finding import minimal
 from .geometry import MACHINES, Arena
@@ -86,7 +86,7 @@ class _Walk(RuleBasedStateMachine):
     def do(self, row):
         """One operation; AssertionError with the finding if a check fails."""
         self.rows.append(row)
-        failure = int(step.perform(self.arena.handle(1), self.arena.area, step.table_of([row]), 0))
+        failure = int(entries.perform(self.arena.handle(1), self.arena.area, entries.table_of([row]), 0))
         if failure:
             raise AssertionError("\n" + minimal(self.arena, search.Found(failure, self.rows)).text())
 

@@ -7,6 +7,7 @@
     4  livelock           an access ends within operations.MAX_EXITS exits
     5  host               no spte of the hardware leads out of the VM's memory or into a read-only slot with W; dirty log
                           complete; no WARN
+    6  invariants         the MMU's state is in order (`invariants`); asked in every state that was not met before
 
 Each check notes the first failure in the area (`area.fail`); `FAILURES` says what the number means, what the architecture
 says, and what FAIL_A, FAIL_B, FAIL_C are.  Checks 1 to 3 rest once the host has written a guest page table behind the
@@ -18,9 +19,11 @@ from .. import state
 from ..mmu import memslots
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, known, tlb_model
+from . import architecture, invariants, known, tlb_model
 from . import area as areas
 
+#: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
+INVARIANT = 100
 (TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
  NOT_REFUSED) = range(1, 14)
 
@@ -50,6 +53,9 @@ FAILURES = {
     NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers)",
                   ("value", "", "")),
 }
+FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
+                             + invariants.ALL[n - 1].__doc__.partition("\n")[0], ("", "", ""))
+             for n in range(1, invariants.COUNT + 1)}
 
 
 @core
@@ -189,3 +195,13 @@ def after_operation(vm, area):
         vm.last_warning = 0
     if vm.warnings:
         areas.fail(vm, area, WARNING, -1, 0, vm.last_warning, 0, 0)
+
+
+@core
+def structure(vm, area):
+    """Check 6: the number of the failure if an invariant does not hold, 0 if all do."""
+    number = invariants.violated(vm)
+    if number:
+        areas.fail(vm, area, INVARIANT + number, -1, 0, 0, 0, 0)
+        return INVARIANT + number
+    return 0

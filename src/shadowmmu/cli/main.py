@@ -87,7 +87,7 @@ def function_parity(
 @app.command()
 def check(
     rules: Annotated[str | None, typer.Option(help="Kernel whose MMU is searched: linux-6.1, linux-6.12 (default), "
-                                                   "linux-6.12.0, linux-7.2.")] = None,
+                                                   "linux-6.12.0, linux-7.0, linux-7.2.")] = None,
     machine: Annotated[list[str] | None, typer.Option(help="Small machine: 4-level, pcid, pae, 32-bit, intel; may be repeated. "
                                                            "Default: all.")] = None,
     vcpus: Annotated[list[int] | None, typer.Option(help="Number of vCPUs, 1 or 2; may be repeated. Default: both.")] = None,
@@ -98,6 +98,8 @@ def check(
     length: Annotated[int | None, typer.Option(help="Operations in a random walk before it starts again. Default 40.")] = None,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core; docs/checker.md says "
                                                    "how.")] = None,
+    variant: Annotated[str | None, typer.Option(help="A changed MMU by name: an exhibit (shadowmmu museum) or a rule set of the "
+                                                     "past (docs/rules.md), e.g. C1, avi-2007.")] = None,
     aside: Annotated[list[str] | None, typer.Option(help="Set a known deviation of KVM aside (all are, unless --with "
                                                          "names them); may be repeated.")] = None,
     sought: Annotated[list[str] | None, typer.Option("--with", help="Look for a known deviation, or for all; may be "
@@ -117,6 +119,9 @@ def check(
     Exit codes: 0 nothing found (what was searched is printed), 1 a finding, 2 the question cannot be answered,
     130 interrupted (the state is saved).
     """
+    if variant is not None:
+        _finish(_variant, variant, rules, patch, stop=False)
+        rules = variant
     if patch is not None and os.environ.get("SHADOWMMU_PATCH") != patch:
         restart("SHADOWMMU_PATCH", patch)
     if judge is not None and os.environ.get("SHADOWMMU_JIT") != "0":
@@ -168,8 +173,21 @@ def museum(
         _finish(command.list_all, as_json=json)
 
 
-def _finish(command, *arguments, **options):
-    """Call a command's body; errors that a user can mend become one line and exit code 2."""
+def _variant(name, rules, patch):
+    """Put a variant's rules among the rules under its name; start again if it has functions of its own."""
+    from .. import rules as rule_sets
+    from ..museum import history
+    from .errors import UsageError
+    if rules is not None or patch is not None:
+        raise UsageError("--variant has its own rules and functions; it excludes --rules and --patch")
+    values, paths = history.variant(name)
+    if paths and os.environ.get("SHADOWMMU_PATCH") != os.pathsep.join(paths):
+        restart("SHADOWMMU_PATCH", os.pathsep.join(paths))
+    rule_sets.RULES[name] = values
+
+
+def _finish(command, *arguments, stop=True, **options):
+    """Call a command's body; errors that a user can mend become one line and exit code 2.  stop: this is all there is to do."""
     from .errors import USER_ERRORS, UsageError
     try:
         code = command(*arguments, **options)
@@ -182,7 +200,8 @@ def _finish(command, *arguments, **options):
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
-    raise typer.Exit(code)
+    if stop or code:
+        raise typer.Exit(code)
 
 
 def main():

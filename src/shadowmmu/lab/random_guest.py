@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Was a kernel right?  A recorded random guest (g9a, g9b) judged by the oracle, operation by operation.
 
-    python -m shadowmmu.lab.random_guest tests/data/golden/guests/g9b1.cfg linux-7.2
+    python -m shadowmmu.lab.random_guest tests/data/golden/guests/g9b1.cfg linux-6.12 linux-7.2 linux-7.2,role_has_smep=0
 
     engine runs the guest under the rules of a kernel ──before each operation──>  what will it do (its random numbers are in
                                                                                  its memory), what does the oracle permit
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from ..guests import golden, recorded
 from ..guests.image import GuestImageError
 from ..oracle import tlb, walker
-from ..state import interpreted
+from ..rules import RULES
 from ..x86 import bits
 
 RANDOM, COUNT, CHECKSUM = 0x3040, 0x3044, 0x3048
@@ -47,6 +47,8 @@ class Access:
     got: str = ""
     fresh: str = ""
     allowed: bool = True
+    walk: str = ""
+    registers: str = ""
 
     @property
     def stale(self):
@@ -62,6 +64,7 @@ class Verdict:
     rules: str
     accesses: list = field(default_factory=list)
     values: list = field(default_factory=list)
+    flushes: list = field(default_factory=list)
 
     @property
     def wrong(self):
@@ -106,7 +109,7 @@ class Watcher:
         self.step, self.shift = step, shift
         self.pages = [q << 30 | (1 + b) << shift | h * step << 12 | i << 12
                       for q in range(4) for b in range(2) for h in range(2) for i in range(8)]
-        self.pending, self.seen_lines, self.started = None, 0, False
+        self.pending, self.seen_lines, self.started, self.count = None, 0, False, -1
 
     # -- the guest's memory
 
@@ -128,6 +131,10 @@ class Watcher:
 
     def __call__(self):
         """The guest is at the head of its loop: an operation has ended, another begins."""
+        count = self.word(COUNT)
+        if count == self.count:
+            return      # the instruction at the head itself exited and is done again
+        self.count = count
         self.read_tables()
         if not self.started:
             self.started = True
@@ -195,15 +202,23 @@ class Watcher:
             walker.load_pdptes(self.memory, self.cpu, self.cpu[walker.CR3])
 
     def cr3(self, value):
+        self.flushed(f"mov cr3 {value:#x}")
         tlb.mov_cr3(self.memory, self.cpu, self.table, value, self.out)
         walker.prepare(self.cpu, 9)
         self.load_pdptes()
 
+    def flushed(self, what):
+        """Note an invalidation, or a register that says how entries are read."""
+        self.verdict.flushes.append((self.count, what))
+
     def invlpg(self, gva):
+        self.flushed(f"invlpg {gva:#x}")
         tlb.invalidate(self.memory, self.cpu, self.table, tlb.INVLPG, 0, gva, self.out)
 
     def toggle(self, which):
         cpu = self.cpu
+        if which < 4:
+            self.flushed("toggle " + ("CR0.WP", "CR4.PGE", "CR4.SMEP", "EFER.NXE" if self.pae else "CR0.PG, twice")[which])
         if which == 0:
             tlb.mov_cr0(self.memory, cpu, self.table, cpu[walker.CR0] ^ bits.CR0_WP, self.out)
         elif which in (1, 2):
@@ -225,7 +240,13 @@ class Watcher:
             status, value = self.outcomes[1 + 2 * i], self.outcomes[2 + 2 * i]
             names.append(f"page {value:#x}" if status == walker.TRANSLATED else f"#PF {value:#x}")
         # the first outcome is that of a walk from CR3
-        return Access(number, kind, gva, names, fresh=names[0])
+        access = Access(number, kind, gva, names, fresh=names[0])
+        walker.walk(self.memory, self.cpu, gva, self.out)
+        access.walk = " > ".join(f"level {level} {self.out[walker.ENTRY + level - 1] & (1 << 64) - 1:#x}" for level in range(
+            self.out[walker.TOP], self.out[walker.LEVEL] - 1, -1))
+        access.registers = " ".join(f"{name} {self.cpu[place]:#x}" for name, place in (
+            ("cr0", walker.CR0), ("cr3", walker.CR3), ("cr4", walker.CR4), ("efer", walker.EFER)))
+        return access
 
     def name_of(self, access, value):
         """The page that a value came from: one with that value, a permitted one if there is a choice."""
@@ -241,6 +262,14 @@ class Watcher:
         return "nowhere"
 
 
+def rules_of(text):
+    """linux-7.2,role_has_smep=0: a kernel's rules with fields of docs/rules.md changed."""
+    name, *changes = text.split(",")
+    if name not in RULES:
+        raise GuestImageError(text, f"no such rules; there is {', '.join(RULES)}")
+    return RULES[name] | {field: int(value) for field, _, value in (change.partition("=") for change in changes)}
+
+
 def run(path, rules):
     """Run the guest of a .cfg under a kernel's rules: a Verdict."""
     image = golden.load(path)
@@ -253,26 +282,35 @@ def run(path, rules):
     def watch(machine, outcome):
         machine.hardware.watch(at, Watcher(machine.vm, outcome, pae, verdict))
 
-    outcome = recorded.run(image, rules=rules, on_machine=watch)
+    outcome = recorded.run(image, rules=rules_of(rules), on_machine=watch)
     verdict.values = [line for line in outcome.lines if re.match(r"VAL|PF", line)]
     return verdict
 
 
+def compare(verdicts):
+    """What the kernels did, what the architecture does not permit, and where they differ: plain data."""
+    runs = [{"rules": v.rules, "accesses": len(v.accesses), "stale": sum(a.stale for a in v.accesses),
+             "stale and permitted": sum(a.stale and a.allowed for a in v.accesses), "not permitted": [a.number for a in v.wrong],
+             "checksums": [x.split()[1] for x in v.values if x.startswith("VAL")],
+             "faults": sum(x.startswith("PFEC") for x in v.values)} for v in verdicts]
+    by_number = [{a.number: a for a in v.accesses} for v in verdicts]
+    rows = []
+    for number in sorted(set().union(*by_number)):
+        found = [accesses.get(number) for accesses in by_number]
+        if len({a.got if a else None for a in found}) > 1 or not all(a and a.allowed for a in found):
+            first = next(a for a in found if a)
+            rows.append({"operation": number, "access": f"{first.kind} {first.gva:#x}",
+                         "permitted": {v.rules: a.permitted for v, a in zip(verdicts, found) if a},
+                         "got": {v.rules: a.got for v, a in zip(verdicts, found) if a},
+                         "tables now": first.walk, "registers": first.registers,
+                         "flushes before": [f for f in verdicts[0].flushes if f[0] < number][-4:]})
+    return {"guest": verdicts[0].guest, "runs": runs, "differ or not permitted": rows}
+
+
 def main(path, *all_rules):
-    """For the command line: verdicts, and where the kernels differ."""
+    """For the command line: 1 if a kernel did what the architecture does not permit."""
     verdicts = [run(path, rules) for rules in all_rules]
-    out = []
-    for v in verdicts:
-        out.append({"guest": v.guest, "rules": v.rules, "accesses": len(v.accesses), "stale": sum(a.stale for a in v.accesses),
-                    "not permitted": [vars(a) for a in v.wrong], "values": [x for x in v.values if x.startswith("VAL")],
-                    "faults": sum(x.startswith("PFEC") for x in v.values)})
-    differ = []
-    for rows in zip(*(v.accesses for v in verdicts)):
-        if len({a.got for a in rows}) > 1:
-            first = rows[0]
-            differ.append({"operation": first.number, "kind": first.kind, "gva": hex(first.gva), "permitted": first.permitted,
-                           "got": {v.rules: a.got for v, a in zip(verdicts, rows)}, "fresh": first.fresh})
-    print(json.dumps({"runs": out, "differ": differ}, indent=1))
+    print(json.dumps(compare(verdicts), indent=1))
     return 1 if any(v.wrong for v in verdicts) else 0
 
 

@@ -18,6 +18,7 @@ from . import (
     mmio,
     reclaim,
     rmap,
+    roles,
     tdp_ranges,
     zap,
 )
@@ -189,58 +190,60 @@ def set_flags(vm, as_id, slot_id, flags):
 
 @core
 def recover_huge_pages(vm, i):
-    """kvm_rmap_zap_collapsible_sptes: 4K leaves of direct pages go where a large one is possible now."""
-    slot = state.slot(vm, i)
+    """kvm_rmap_zap_collapsible_sptes: leaves of direct pages go where a larger one is possible now."""
     flushing = False
-    for k in range(slot.npages):
-        gfn = slot.base_gfn + k
-        again = True
-        while again:
-            again = False
-            head = state.meta(vm, slot.meta + k).rmap
-            if head == 0:
-                break
-            sptep = collapsible(vm, head, i, gfn)
-            if sptep >= 0:
+    for level in range(1, 3):
+        for k in range(rmap.slot_pages_at_level(vm, i, level)):
+            while True:
+                sptep = collapsible(vm, rmap_of(vm, i, level, k), i)
+                if sptep < 0:
+                    break
                 rmap.drop_spte(vm, sptep)
                 flushing = True
-                again = True
     if flushing:
         flush.remote_tlbs(vm)
     tdp_ranges.recover_huge_pages(vm, i)
 
 
 @core
-def collapsible(vm, head, i, gfn):
-    """First spte in the list that a large one could replace, or -1."""
+def rmap_of(vm, i, level, k):
+    """Head of the k-th list of the slot at `level`, 4K or 2M."""
+    if level == 1:
+        return state.meta(vm, state.slot(vm, i).meta + k).rmap
+    return state.meta2(vm, state.slot(vm, i).meta2 + k).rmap
+
+
+@core
+def collapsible(vm, head, i):
+    """First spte in the list that a larger one could replace, or -1."""
+    if head == 0:
+        return -1
     if not head & 1:
-        return head_collapsible(vm, (head >> 1) - 1, i, gfn)
+        return (head >> 1) - 1 if is_collapsible(vm, (head >> 1) - 1, i) else -1
     d = (head >> 1) - 1
     while d >= 0:
         desc = state.desc(vm, d)
         for k in range(desc.spte_count):
-            sptep = head_collapsible(vm, desc.sptes[k], i, gfn)
-            if sptep >= 0:
-                return sptep
+            if is_collapsible(vm, desc.sptes[k], i):
+                return desc.sptes[k]
         d = desc.more
     return -1
 
 
 @core
-def head_collapsible(vm, sptep, i, gfn):
+def is_collapsible(vm, sptep, i):
+    """kvm_mmu_zap_collapsible_spte: may the table that holds the entry be a large page?"""
     sp = state.page(vm, geometry.sptep_page(vm, sptep))
-    if not sp.role & (1 << 7):
-        return -1
+    if not sp.role & roles.DIRECT:
+        return False
     # the kernel asks for the sp's own gfn; it must lie in this slot (ef057cbf825e)
     slot = state.slot(vm, i)
     if not slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages:
-        return -1
+        return False
     level = state.rules(vm).max_huge_page_level
     while level > 1 and memslots.disallow_lpage(vm, i, sp.gfn, level):
         level -= 1
-    if min(level, host.mapping_level(vm, i, sp.gfn)) > 1:
-        return sptep
-    return -1
+    return min(level, host.mapping_level(vm, i, sp.gfn)) > roles.level(sp.role)
 
 
 @core

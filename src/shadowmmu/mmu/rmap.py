@@ -209,7 +209,12 @@ def vcpu_write_protect_gfn(vm, vcpu, gfn):
     if i < 0:
         warn.warn(vm, 17)
         return False
-    return slot_gfn_write_protect(vm, i, gfn, 1)
+    changed = slot_gfn_write_protect(vm, i, gfn, 1)
+    if state.rules(vm).protect_all_address_spaces:
+        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+        if other >= 0 and slot_gfn_write_protect(vm, other, gfn, 1):
+            changed = True
+    return changed
 
 
 @core

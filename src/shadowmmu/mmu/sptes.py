@@ -145,6 +145,8 @@ def make(vm, vcpu, sp, slot, access, gfn, pfn, old, prefetch, can_unsync, synchr
         # A spte that was writable had its gfn unsynced already; protection is then the business of whoever made the
         # shadow page (account_shadowed) or synced it.  Upstream tests bit 1 of whatever stood there.
         was_writable = old & PT_WRITABLE != 0 and (is_last(old, level) or not state.rules(vm).dirty_with_writable)
+        if state.rules(vm).strict_old_spte and not is_present(old):
+            was_writable = False
         if was_writable or unsync.try_to_unsync_pages(vm, slot, gfn, can_unsync, prefetch) == 0:
             spte |= PT_WRITABLE | MMU_WRITABLE
             # until 6.13 the dirty bit was left to the hardware where the check was skipped

@@ -7,7 +7,7 @@
 
 from .. import state
 from ..state import core
-from . import flush, memslots, rmap, roles, warn
+from . import flush, geometry, memslots, rmap, roles, warn
 
 
 @core
@@ -59,6 +59,23 @@ def unaccount_shadowed(vm, sp):
         if meta.write_track < 0:
             warn.warn(vm, 15)
     update_disallow_lpage(vm, i, gfn, -1)
+
+
+@core
+def forbids_large(vm, i, gfn, level):
+    """disallow_lpage of the slot; with `protect_all_address_spaces` also for tables shadowed in the other address space."""
+    if memslots.disallow_lpage(vm, i, gfn, level):
+        return True
+    if not state.rules(vm).protect_all_address_spaces:
+        return False
+    other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+    if other < 0:
+        return False
+    # a block that the slot does not hold completely counts once without any table
+    slot = state.slot(vm, other)
+    first = geometry.round_gfn(vm, gfn, level)
+    whole = slot.base_gfn <= first and first + geometry.pages_per_hpage(vm, level) <= slot.base_gfn + slot.npages
+    return memslots.disallow_lpage(vm, other, gfn, level) > (0 if whole else 1)
 
 
 @core

@@ -13,9 +13,8 @@ import json
 import time
 
 from ..state import cache
-from . import combined
+from . import combined, worker
 from . import exhibit as exhibits
-from . import worker
 
 AT_ONCE = 2
 NONE_IN_FORCE = 1 << 20

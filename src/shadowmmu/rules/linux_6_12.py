@@ -16,6 +16,7 @@ LINUX_6_12_0 = {
     "stale_check_after_reclaim": 0,
     "track_all_address_spaces": 0,
     "protect_all_address_spaces": 0,
+    "strict_old_spte": 0,
     "unsync_shortcut": 0,
     "exhibit": 0,
     "role_has_smep": 0,

@@ -17,7 +17,6 @@ from .mode import Array
 from .native import kinds as k
 from .native import unit
 from .native.errors import CoreError
-from .native.translate import number
 from .patch import PATCH, PatchError
 
 _RECORDS = {name: k.record(name, fields) for name, fields in layout.RECORDS.items()}
@@ -45,7 +44,7 @@ def _record(t, node, vm, table, name, index=None):
     kind, size = _RECORDS[name]
     at = t.header(node, vm, table)
     if index is not None:
-        at = t.builder.add(at, t.builder.mul(t.integer(node, index), number(size)))
+        at = t.builder.add(at, t.builder.mul(t.integer(node, index), k.number(size)))
     return k.Value(kind, (t.offset(vm.parts[0], at),))
 
 

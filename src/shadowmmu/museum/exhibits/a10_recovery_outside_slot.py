@@ -11,22 +11,21 @@ breaks:  -
 needs:   host
 length:  -
 
-When dirty logging ends, KVM asks for every 4K entry whether a large page could take its place, by the gfn of the shadow page
-that holds it. That page may stand for a 2M guest page which begins before the memslot; its gfn then yields a negative index
-into the slot's table of large-page permissions, and the kernel reads memory outside of it.
+When dirty logging ends, KVM asks for every 4K and 2M entry whether a larger page could take its place, by the gfn of the
+shadow page that holds it. That page may stand for a 2M guest page which begins before the memslot; its gfn then yields a
+negative index into the slot's table of large-page permissions, and the kernel reads memory outside of it.
 
 Fix: the question is asked only if the whole range lies in the slot.
 """
 
 
-@replaces("mmu.dirty.head_collapsible")
-def head_collapsible(vm, sptep, i, gfn):
+@replaces("mmu.dirty.is_collapsible")
+def is_collapsible(vm, sptep, i):
+    """kvm_mmu_zap_collapsible_spte: may the table that holds the entry be a large page?"""
     sp = state.page(vm, geometry.sptep_page(vm, sptep))
-    if not sp.role & (1 << 7):
-        return -1
+    if not sp.role & roles.DIRECT:
+        return False
     level = state.rules(vm).max_huge_page_level
     while level > 1 and memslots.disallow_lpage(vm, i, sp.gfn, level):
         level -= 1
-    if min(level, host.mapping_level(vm, i, sp.gfn)) > 1:
-        return sptep
-    return -1
+    return min(level, host.mapping_level(vm, i, sp.gfn)) > roles.level(sp.role)

@@ -8,13 +8,14 @@ cve:     CVE-2026-23402
 rules:   linux-6.12
 change:  -
 breaks:  -
-needs:   host
+needs:   -
 length:  -
 
 A check that a present entry never changes its pfn was meant for direct MMUs, where the host's page of a gfn cannot change
 without the notifier. In the shadow MMU the gfn itself comes from guest memory: userspace writes a guest page table, the guest
 faults, and the entry gets another pfn without anything being wrong. With panic_on_warn a user could stop the host. (The check
-came in 2025 with 11d45175111d, when prefetching onto present entries was changed.)
+came in 2025 with 11d45175111d, when prefetching onto present entries was changed. An unsync page table is enough to reach it,
+as the script shows.)
 
 Fix: the condition is checked in direct MMUs only.
 """

@@ -8,7 +8,7 @@ cve:     CVE-2026-46113
 rules:   linux-6.12
 change:  child_gfn_must_match=0, link_zaps_any=0
 breaks:  -
-needs:   host
+needs:   -
 length:  -
 
 A fault that finds a table linked where it wants to link one keeps it. For a table without a guest counterpart (a 2M guest

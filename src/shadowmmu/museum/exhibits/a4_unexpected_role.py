@@ -14,8 +14,7 @@ length:  -
 The check of A3 compared gfns only. A PDE that named a 2M page at gfn G and now names a page table at the same gfn G leads to
 a direct table where a shadow of the guest's table is wanted; both have gfn G, so the direct one stays. It computes the gfns
 of its entries instead of remembering them, while the leaf that is put in comes from the guest's table. Again the rmap is
-filed wrongly and entries survive their memory, this time by what a guest alone can do (reported as Januscape, a guest-to-host
-escape).
+filed wrongly and entries survive their memory; it was reported as Januscape, a way from guest to host.
 
 Fix: the whole role must match, too.
 """

@@ -22,5 +22,9 @@ Fix: cached roots whose pgd carries the PCID are freed; when they come back they
 @replaces("vm.registers.invalidate_pcid")
 def invalidate_pcid(vm, vcpu, pcid):
     """kvm_invalidate_pcid."""
+    if state.rules(vm).tdp_enabled:
+        # roots do not depend on the guest's CR3; all that KVM can do is to flush the hardware (e45e9e3998f0)
+        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+        return
     if roots.active_pcid(vcpu) == pcid:
         vcpu.requests |= flush.REQ_MMU_SYNC | flush.REQ_TLB_FLUSH_CURRENT

@@ -21,6 +21,6 @@ Fix: with shadow paging all roots go (today: the current root is synchronised an
 
 @replaces("vm.entry.flush_tlb_guest")
 def flush_tlb_guest(vm, vcpu):
-    """kvm_vcpu_flush_tlb_guest with shadow paging: the guest's TLB is emptied, so all its tables must be in order."""
+    """kvm_vcpu_flush_tlb_guest: the guest's TLB is emptied; with shadow paging, all its tables must be in order."""
     vcpu.stat[counters.TLB_FLUSH] += 1
     flush.tlb_hardware(vcpu)

@@ -30,6 +30,8 @@ def load_pdptrs(vm, vcpu, cr3):
     # 32-byte aligned in the page
     offset = cr3 & ((1 << vm.page_shift) - 1) & ~31
     reserved = contexts.rsvd_bits(vcpu.maxphyaddr, 63) | contexts.rsvd_bits(5, 8) | contexts.rsvd_bits(1, 2)
+    if vcpu.pdpte_accessed_allowed:
+        reserved &= ~PT_ACCESSED
     changed = False
     for k in range(4):
         pdpte = host.read_entry(vm, frame, offset + 8 * k, 8)

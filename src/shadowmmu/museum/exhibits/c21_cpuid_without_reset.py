@@ -21,7 +21,5 @@ Fix: KVM_SET_CPUID marks all roles invalid, so that everything is computed again
 
 @replaces("mmu.contexts.after_set_cpuid")
 def after_set_cpuid(vm, vcpu):
-    """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
-    base = vcpu.id * 3
-    state.context(vm, base).valid = 1
+    """Before 49c6f8756cdf: a reset, which does nothing where no role has changed."""
     reset(vm, vcpu)

@@ -21,7 +21,9 @@ Fix: the CPU always runs with EFER.NX=1 when shadow paging is used.
 
 @replaces("vm.registers.hardware_efer")
 def hardware_efer(vm, vcpu):
-    """svm_set_efer: NX always; LME only together with LMA."""
+    """svm_set_efer: with shadow paging NX always, LME only together with LMA."""
+    if state.rules(vm).tdp_enabled:
+        return vcpu.efer | EFER_SVME
     efer = vcpu.efer | EFER_SVME
     if not efer & EFER_LMA:
         efer &= ~EFER_LME

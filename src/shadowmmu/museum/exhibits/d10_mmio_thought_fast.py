@@ -21,9 +21,10 @@ Fix: faults with the reserved bit in the error code are not for the fast path.
 
 @replaces("mmu.faults.fast_page_fault")
 def fast_page_fault(vm, vcpu, f):
-    """fast_page_fault (direct MMUs only): a write to an entry that is only write-protected for the dirty log is fixed
-    without the lock.  INVALID: take the slow path."""
-    if not f.present or not f.write:
+    """fast_page_fault (direct MMUs only): a write to an entry that is only write-protected for the dirty log, or the use
+    of one that only looks absent because it is old, is fixed without the lock.  INVALID: take the slow path."""
+    if not (f.write if f.present else not state.rules(vm).ad_enabled):
+        # page_fault_can_be_fast
         return INVALID
     it = state.fault(vm, vcpu.id * 2 + 1)
     walk.shadow_walk_init(vm, vcpu, it, state.context(vm, vcpu.mmu).root_hpa, f.addr)
@@ -40,11 +41,18 @@ def fast_page_fault(vm, vcpu, f):
         if sptes.is_last(spte, level):
             if is_access_allowed(f, spte):
                 result = SPURIOUS
-            elif sptes.is_mmu_writable(spte) and not (level > 1 and memslots.dirty_track_enabled(vm, f.slot)):
-                new = spte | PT_WRITABLE
-                if is_access_allowed(f, new):
+            else:
+                new = access_tracking.restore(spte) if access_tracking.is_tracked(spte) else spte
+                protected = f.write and sptes.is_mmu_writable(spte)
+                if protected:
+                    new |= PT_WRITABLE
+                # a huge page of a dirty log must be split, not made writable
+                large = level > 1 and f.slot >= 0 and memslots.dirty_track_enabled(vm, f.slot)
+                if not (protected and large) and new != spte and is_access_allowed(f, new):
+                    # fast_pf_fix_direct_spte
                     geometry.write_spte(vm, sptep, new)
-                    memslots.mark_page_dirty_in_slot(vm, f.slot, f.gfn)
+                    if new & PT_WRITABLE and not spte & PT_WRITABLE:
+                        memslots.mark_page_dirty_in_slot(vm, f.slot, f.gfn)
                     result = FIXED
     events.emit(vm, events.FAST_PAGE_FAULT, vcpu.id, f.addr, f.error_code, sptep, old,
                 geometry.read_spte(vm, sptep) if sptep >= 0 else 0, 1 if result == SPURIOUS else 0,

@@ -27,6 +27,9 @@ def put_root(vm, hpa):
         warn.warn(vm, 42)
         return
     sp = state.page(vm, i)
+    if sp.tdp_mmu_page:
+        tdp_mmu.put_root(vm, sp)
+        return
     sp.root_count -= 1
     if sp.root_count < 0:
         warn.warn(vm, 24)

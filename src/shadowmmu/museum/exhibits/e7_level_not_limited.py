@@ -23,7 +23,7 @@ Fix: the smaller of the two counts.
 def max_mapping_level(vm, slot, gfn, max_level):
     """kvm_mmu_max_mapping_level."""
     level = min(max_level, state.rules(vm).max_huge_page_level)
-    while level > 1 and memslots.disallow_lpage(vm, slot, gfn, level):
+    while level > 1 and tracking.forbids_large(vm, slot, gfn, level):
         level -= 1
     if level == 1:
         return 1

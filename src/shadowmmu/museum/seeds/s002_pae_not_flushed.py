@@ -30,7 +30,9 @@ def after_set_cpuid(vm, vcpu):
     """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
     base = vcpu.id * 3
     for i in range(base, base + 3):
-        state.context(vm, i).valid = 0
+        ctx = state.context(vm, i)
+        ctx.valid = 0
+        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 
@@ -60,7 +62,7 @@ def post_set_cr4(vm, vcpu, old, new):
     """kvm_post_set_cr4.  The flush conditions stand on their own: a reset of the context does not imply them."""
     if (new ^ old) & roles.CR4_ROLE_BITS:
         contexts.reset(vm, vcpu)
-    if new & CR4_PCIDE and not old & CR4_PCIDE:
+    if new & CR4_PCIDE and not old & CR4_PCIDE and not state.rules(vm).tdp_enabled:
         # no flush is due, but a stale previous root could come back by a NOFLUSH load (509bfe3d9796)
         contexts.unload(vm, vcpu)
     if (new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE:

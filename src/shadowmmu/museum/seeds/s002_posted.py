@@ -31,7 +31,9 @@ def after_set_cpuid(vm, vcpu):
     """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
     base = vcpu.id * 3
     for i in range(base, base + 3):
-        state.context(vm, i).valid = 0
+        ctx = state.context(vm, i)
+        ctx.valid = 0
+        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 
@@ -59,8 +61,13 @@ def reset(vm, vcpu):
 @replaces("vm.registers.post_set_cr0")
 def post_set_cr0(vm, vcpu, old, new):
     """kvm_post_set_cr0."""
-    if old ^ new == CR0_WP and not new & CR0_PG:
-        return
+    if old ^ new == CR0_WP:
+        if not new & CR0_PG:
+            return
+        if state.rules(vm).tdp_enabled:
+            # only walks that KVM makes itself depend on it
+            contexts.init_mmu(vm, vcpu)
+            return
     if (old ^ new) & roles.CR0_ROLE_BITS:
         if old & CR0_PG and not new & CR0_PG:
             contexts.unload(vm, vcpu)

@@ -30,7 +30,9 @@ def after_set_cpuid(vm, vcpu):
     """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
     base = vcpu.id * 3
     for i in range(base, base + 3):
-        state.context(vm, i).valid = 0
+        ctx = state.context(vm, i)
+        ctx.valid = 0
+        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 

@@ -33,9 +33,13 @@ def child(parent_role, direct, child_access, index):
 
 @replaces("mmu.contexts.init_mmu")
 def init_mmu(vm, vcpu):
-    """kvm_init_mmu: make the root MMU's roles fit the registers (kvm_init_shadow_mmu)."""
+    """kvm_init_mmu: make the root MMU's roles fit the registers (init_kvm_softmmu, init_kvm_tdp_mmu)."""
     cpu_role = roles.calc_cpu_role(vm, vcpu, vcpu.cr0, vcpu.cr4, vcpu.efer)
     cpu_ext = roles.calc_cpu_ext(vcpu.cr0, vcpu.cr4, vcpu.efer)
+    if state.rules(vm).tdp_enabled:
+        # how the guest pages does not show in nested page tables; cpu_role is for walks that KVM makes itself
+        init_shadow_mmu(vm, vcpu, state.context(vm, vcpu.mmu), cpu_role, cpu_ext, roles.calc_tdp_root_role(vm, cpu_role))
+        return
     # PAE tables whenever the guest does not use 64-bit paging; NX forced on (112022bdb5bc)
     root_role = cpu_role & (roles.LEVEL | roles.HAS_4_BYTE_GPTE | roles.DIRECT | roles.ACCESS) | roles.EFER_NX_BIT
     if roles.level(root_role) < 3:
