@@ -149,8 +149,8 @@ HW_WALK = dict(
     hpa=1, prot=1, nested_prot=1, page_size=1, error=1, address=1,
     # only look: no A, no D, no counting
     peek=1,
-    # entries read: of the guest's tables, of the nested tables
-    guest_refs=1, nested_refs=1, walks=1,
+    # entries read: of the guest's tables, of the nested (or shadow) tables; before the current walk, and most in one
+    guest_refs=1, nested_refs=1, walks=1, refs_before=1, most_refs=1,
 )
 
 RECORDS = dict(HEADER=HEADER, VCPU=VCPU, CONTEXT=CONTEXT, PAGE=PAGE, SLOT=SLOT, DESC=DESC, META=META,
