@@ -119,7 +119,8 @@ v0 mov cr3 = root(gfn=1)""",
 v0 fetch 0xe0""",
     "rmap not removed": """v0 store 0x10 = pte(gfn=8, P|W|U)
 host memslot delete 1 as=0""",
-    "invlpg does not sync": """v0 store 0x8 = pte(gfn=13, P|U|A|D)""",
+    "invlpg does not sync": """v0 store 0x8 = pte(gfn=13, P|U|A|D)
+v0 invlpg 0x20""",
     "PCIDE set without unload": """v0 mov cr4 = PAE|PGE
 v0 mov cr3 = root(gfn=6)
 v0 load 0x60

@@ -13,7 +13,7 @@ HERE = pathlib.Path(__file__).parent
 LENGTHS = {
     "no flush in mmu_spte_update": 4, "no mark_unsync": 1, "role without access": 1, "wrong quadrant": 2,
     "root stays in the cache": 4, "no sync on MOV CR3": 2, "new table not protected": 2, "rmap not removed": 2,
-    "invlpg does not sync": None, "PCIDE set without unload": 8,
+    "invlpg does not sync": 2, "PCIDE set without unload": 8,
 }
 #: Those that a search finds within the budget of a test, and the length it may shrink to.
 HUNTED = {"role without access": 2, "no sync on MOV CR3": 4}
