@@ -7,14 +7,16 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   -
 length:  -
 
 The reviewer's fifth point: toggling CR4.PAE empties the TLB of the current PCID. Unloading did that for nothing; with reuse
-it must be asked for.
+it seems that it must be asked for. It need not with shadow paging: PAE can be toggled outside long mode only, the roots there
+are special ones, and these are dropped before any lookup (seed 000) and synchronised when they are made. With 64-bit tables
+below a PAE guest it would.
 
-Fix: TLB_FLUSH_CURRENT when PAE changes.
+Fix: TLB_FLUSH_CURRENT when PAE changes; here it changes nothing.
 """
 
 
