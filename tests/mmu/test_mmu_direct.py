@@ -323,6 +323,19 @@ def test_nx_huge_pages_split_on_execution_and_recover(machine, mmu):
     assert calls.recover_nx_huge_pages(vm.handle, 0) == 0
 
 
+def test_recovery_of_each_kernel(machine):
+    """a57750909580: with mmu_lock shared, empty entries are frozen and told, too."""
+    told = {}
+    for base in ("linux-6.12", "linux-7.2"):
+        vm, g = huge(machine, "tdp", nx_huge_pages=1, base=base)
+        g.cpu.fetch(GVA + 0x2000)
+        vm.drain_events()
+        assert calls.recover_nx_huge_pages(vm.handle, 60) == 1 and vm.stat["nx_lpage_splits"] == 0
+        told[base] = len(events_of(vm, events.TDP_SPTE_CHANGED))
+    # the table's entry and the one page that was mapped; every entry of the table
+    assert told == {"linux-6.12": 2, "linux-7.2": 1 + 512}
+
+
 def test_recovery_keeps_tables_of_a_dirty_log(machine):
     vm, g = huge(machine, "tdp", nx_huge_pages=1)
     g.cpu.fetch(GVA + 0x2000)

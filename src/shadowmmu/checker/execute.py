@@ -17,14 +17,14 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 from .. import state
 from ..mmu import contexts, faults, inject, memslots, reclaim, roots, walk, zap
 from ..state import core
-from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
-from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
+from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers
+from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
 from . import architecture, host_side, known, ops, tlb_model, verify
 from . import area as areas
 
 #: PENDING: first word, and the places of the others.
 NOTHING, FAULT, WRITE = 0, 1, 2
-(KIND_OF_PENDING, GVA, KIND, VALUE, SIZE, FLAGS, ERROR, GPA) = range(8)
+(KIND_OF_PENDING, GVA, KIND, VALUE, SIZE, FLAGS, ERROR, GPA, GENERATION) = range(9)
 #: An outcome of `reach_lock` besides those of vm/operations: the fault waits for mmu_lock.
 AT_LOCK = -10
 
@@ -141,6 +141,7 @@ def leave_open(vm, area, v, what, gva, kind, value, size, flags, error, gpa):
     p[FLAGS] = flags
     p[ERROR] = error
     p[GPA] = gpa
+    p[GENERATION] = memslots.mmio_generation(vm, state.vcpu(vm, v))
 
 
 @core
@@ -242,6 +243,18 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
 
 
 @core
+def under_lock(vm, vcpu, generation):
+    """The rest of the fault.  It began in an SRCU section, and memslots that changed meanwhile get their new generation only
+    when that section has ended (kvm_swap_active_memslots): what the fault marks as MMIO carries the old one."""
+    space = 1 if vcpu.smm else 0
+    now = vm.mmio_generation[space] + 0
+    vm.mmio_generation[space] = generation
+    result = faults.finish(vm, vcpu)
+    vm.mmio_generation[space] = now
+    return result
+
+
+@core
 def finish(vm, area, v):
     """The rest of what the vCPU began."""
     p = pending(vm, area, v)
@@ -257,7 +270,7 @@ def finish(vm, area, v):
     flags = p[FLAGS] + 0
     architecture.set_access(vm, area, v, 3 if flags & ops.USER else 0, 1 if flags & ops.AC else 0)
     architecture.walk_before(vm, area, v, gva, kind)
-    at = after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, gva, p[ERROR], faults.finish(vm, vcpu)))
+    at = after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, gva, p[ERROR], under_lock(vm, vcpu, p[GENERATION])))
     tlb_model.obey(vm, area, vcpu, areas.part(vm, area, v, areas.HELD))
     conclude(vm, area, v, gva, kind, p[VALUE], p[SIZE], flags & ~ops.BEGIN, at)
 
@@ -279,6 +292,9 @@ def foreign_pages(vm, area, code, vcpu, a, c, d):
     if code == ops.INIT:
         cr4 = 0
         efer = 0
+    if code == ops.VM_EXIT and vcpu.guest_mode:
+        cr4 = vcpu.l1_cr4
+        efer = vcpu.l1_efer
     if aside & known.NX_ROLE and (efer ^ vcpu.efer) & EFER_NX:
         return True
     if aside & known.CPUID_ROLE and code == ops.SET_CPUID and a != vcpu.maxphyaddr:
@@ -290,6 +306,10 @@ def foreign_pages(vm, area, code, vcpu, a, c, d):
 def instruction(vm, area, code, v, a, b, c, d):
     """A guest instruction that exits, or what the host does to this vCPU."""
     vcpu = state.vcpu(vm, v)
+    if vcpu.guest_mode and (code == ops.SMM_ENTER or code == ops.INIT or ops.SET_SREGS <= code <= ops.SET_CPUID):
+        # these make L2 exit first, which is L1's business
+        skip(vm, area)
+        return
     if foreign_pages(vm, area, code, vcpu, a, c, d):
         if vm.n_vcpus > 1:
             skip(vm, area)
@@ -357,12 +377,37 @@ def instruction(vm, area, code, v, a, b, c, d):
             architecture.event(vm, area, v, architecture.INIT, -1, 0)
             registers.reset(vm, vcpu)
             architecture.take_registers(vm, area, v)
+    elif code == ops.VM_ENTRY or code == ops.VM_EXIT:
+        nested_transition(vm, area, v, code, a)
     elif code == ops.SET_SREGS:
         if registers.set_sregs(vm, vcpu, a, b, c, d):
             skip(vm, area)
         else:
             host_side.look_at_host(vm, area)
             architecture.host_wrote_registers(vm, area, v)
+
+
+@core
+def nested_transition(vm, area, v, code, cr3):
+    """VM entry or VM exit of VMX without VPID: L1 and L2 share tag 0, so all linear translations go (SDM vol. 3 29.4.3.1)."""
+    vcpu = state.vcpu(vm, v)
+    possible = vcpu.guest_mode != 0
+    if code == ops.VM_ENTRY:
+        possible = vcpu.cr0 & CR0_PG != 0 and not vcpu.guest_mode and not vcpu.smm
+    if not possible:
+        skip(vm, area)
+        return
+    leaving = code == ops.VM_EXIT
+    if not leaving:
+        # an entry that fails on CR3 or the PDPTEs loads L1's state as an exit does
+        leaving = nested_guest.enter_vmx(vm, vcpu, vcpu.cr0, cr3, vcpu.cr4, vcpu.efer, 0, 0, 0)
+    if leaving and nested_guest.leave_vmx(vm, vcpu, vcpu.l1_cr0, vcpu.l1_cr3, vcpu.l1_cr4, vcpu.l1_efer):
+        # a VMX abort: L1 has destroyed its own PDPTEs; this machine ends here
+        areas.head(vm, area)[areas.FULL] = 1
+        return
+    host_side.look_at_host(vm, area)
+    architecture.host_wrote_registers(vm, area, v)
+    architecture.event(vm, area, v, architecture.INVPCID_ADDRESS + 2, 0, 0)
 
 
 @core

@@ -24,9 +24,8 @@ DEVIATIONS = {
         "the TLB of a PCID may be filled from its cached root while another PCID is current",
         """machine pcid
 v0 mov cr3 = root(gfn=1, pcid=2, noflush)
-v0 load 0x1a0
 v0 invpcid 3 pcid=0 0x60
-v0 store 0x20 = pte(gfn=8, P|W|U)
+v0 store 0x18 = pte(gfn=9, P|W|U)
 v0 mov cr3 = root(gfn=1, noflush)
 """),
     "nx-role": Deviation(

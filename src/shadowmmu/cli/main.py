@@ -18,6 +18,8 @@ from .restart import restart
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="KVM's x86 shadow MMU, executable.")
 app.add_typer(trace_app, name="trace")
+lab_app = typer.Typer(help="Experiments.", no_args_is_help=True, add_completion=False)
+app.add_typer(lab_app, name="lab")
 
 
 def _version(wanted: bool):
@@ -137,6 +139,31 @@ def bench(context: typer.Context):
     """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
     from ..lab.bench import command
     _finish(command, context.args)
+
+
+@lab_app.command("two-dimensional")
+def two_dimensional(
+    guest: Annotated[str, typer.Option(help="Guest of the demo hypervisor: 64 or pae.")] = "64",
+    rules: Annotated[str, typer.Option(help="Kernel whose MMU this is.")] = "linux-6.12",
+    profile: Annotated[str, typer.Option(help="Host CPU: amd, or tcg.")] = "amd",
+    json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Stop a run after so many seconds.")] = None,
+):
+    """One guest under shadow paging, two-dimensional paging and a guest hypervisor: exits, faults, walk references."""
+    from ..engines.unicorn_svm.profile import PROFILES
+    from ..lab.two_dimensional import command
+    from ..rules import RULES
+    choices = {"rules": (rules, RULES), "profile": (profile, PROFILES)}
+    _finish(_known, command, guest, rules, profile, json, timeout, choices=choices)
+
+
+def _known(command, *arguments, choices):
+    """`command` after a look at options that are names.  UsageError says which there are."""
+    from .errors import UsageError
+    for option, (value, known) in choices.items():
+        if value not in known:
+            raise UsageError(f"--{option} {value!r}: there is {', '.join(known)}")
+    return command(*arguments)
 
 
 @app.command()

@@ -46,7 +46,8 @@ def table(data):
     rate = data["instructions"] / data["seconds"] / 1e6 if data["seconds"] else 0
     lines.append(f"{'guest instructions':<28}{data['instructions']:>14,}   in {data['seconds']:.2f} s"
                  f" ({rate:.1f} M/s)")
-    lines.append(f"{'exits':<28}{sum(data['exits'].values()):>14,}   #PF without CPython:"
+    lines.append(f"{'exits':<28}{sum(data['exits'].values()):>14,}   "
+                 f"{'NPF' if 'NPF' in data['exits'] else '#PF'} without CPython:"
                  f" {data['handled_in_compiled_code']:,}")
     lines += [f"  {name:<26}{n:>14,}" for name, n in data["exits"].items()]
     lines.append(f"{'emulated instructions':<28}{data['emulated_instructions']:>14,}")

@@ -180,14 +180,19 @@ def zap_all(vm):
 
 @core
 def zap_sp(vm, sp):
-    """kvm_tdp_mmu_zap_sp: unlink one table (NX huge page recovery); True: flush."""
+    """kvm_tdp_mmu_zap_sp: unlink one table (NX huge page recovery); True: flush.
+
+    Since a57750909580 (kvm_tdp_mmu_zap_possible_nx_huge_page) it leaves the list first, and mmu_lock is held for read."""
+    shared = state.rules(vm).tdp_nx_recovery_shared != 0
+    if shared:
+        zap.unaccount_nx_huge_page(vm, sp)
     old = geometry.read_spte(vm, sp.ptep)
     if sp.ptep < 0 or not sptes.is_present(old):
         warn.warn(vm, 26)
         return False
     new = state.rules(vm).nonpresent_spte
     geometry.write_spte(vm, sp.ptep, new)
-    changed_spte(vm, roles.as_id(sp.role), sp.gfn, old, new, roles.level(sp.role) + 1, False)
+    changed_spte(vm, roles.as_id(sp.role), sp.gfn, old, new, roles.level(sp.role) + 1, shared)
     return True
 
 

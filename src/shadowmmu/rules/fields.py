@@ -49,5 +49,6 @@ FIELDS = {
     "frozen_spte": "FROZEN_SPTE (REMOVED_SPTE): an entry of the TDP MMU that nobody may touch",
     "tdp_zap_from_4k": "a root of the TDP MMU is zapped in passes from 4K on, not from 1G on",
     "tdp_change_traced_last": "kvm_tdp_mmu_spte_changed of a cut-off table follows what its removal traces",
+    "tdp_nx_recovery_shared": "NX huge page recovery zaps under mmu_lock for read, off the list first (a57750909580)",
     "tdp_recovers_in_place": "huge pages come back by replacing the table (13e2e4f62a4b), not by zapping it",
 }

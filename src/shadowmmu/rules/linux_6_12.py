@@ -48,6 +48,7 @@ LINUX_6_12_0 = {
     "tdp_zap_from_4k": 1,
     "tdp_change_traced_last": 0,
     "tdp_recovers_in_place": 0,
+    "tdp_nx_recovery_shared": 0,
 }
 
 #: 6.12.95.

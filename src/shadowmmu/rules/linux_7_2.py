@@ -6,6 +6,7 @@ from .linux_6_12 import LINUX_6_12
 LINUX_7_2 = LINUX_6_12 | {
     "frozen_spte": -(1 << 63) | 0x1A0,
     "tdp_change_traced_last": 1,
+    "tdp_nx_recovery_shared": 1,            # a57750909580 (6.18)
     "tdp_recovers_in_place": 1,             # 13e2e4f62a4b (6.13)
     "unsync_shortcut": 1,                   # b3ae3ceb5569 (7.1), with the fix 2e8a2c1b0306
     "role_has_smep": 1,                     # MBEC/GMET: role bit 20, smep_andnot_wp is gone

@@ -104,7 +104,7 @@ def nested_translate(vm, vcpu, h, gpa, kind, final):
     while True:
         sptep = geometry.frame_sptep(vm, frame) + geometry.index(vm, gpa, level)
         spte = geometry.read_spte(vm, sptep)
-        h.nested_refs += 1
+        h.nested_refs += 0 if h.peek else 1
         if not spte & PT_PRESENT:
             return nested_fault(h, gpa, kind, final, 0)
         if spte & sptes.MMIO_MASK == sptes.MMIO_VALUE:
@@ -230,7 +230,9 @@ def levels(h):
 @core
 def walk(vm, vcpu, h, gva, kind, who):
     """One TLB miss: OK with h.hpa and h.prot, or the kind of fault with h.error and h.address."""
-    h.walks += 1
+    if not h.peek:
+        h.walks += 1
+    h.refs_before = h.guest_refs + h.nested_refs
     h.page_size = 1 << vm.page_shift
     if not h.cr0 & CR0_PG:
         # the linear address is the guest-physical one
@@ -259,7 +261,7 @@ def walk(vm, vcpu, h, gva, kind, who):
         if hpa < 0:
             return NESTED_FAULT
         entry = read_entry(vm, hpa, size)
-        h.guest_refs += 1
+        h.guest_refs += 0 if h.peek else 1
         if not entry & PT_PRESENT:
             return guest_fault(h, gva, kind, who, 0)
         pdpte = top == 3 and level == 3
@@ -315,6 +317,7 @@ def final_step(vm, vcpu, h, gpa, kind, prot):
         return NESTED_FAULT
     h.hpa = hpa
     h.prot = prot & h.nested_prot
+    h.most_refs = max(h.most_refs, h.guest_refs + h.nested_refs - h.refs_before)
     return OK
 
 

@@ -564,12 +564,23 @@ class SvmHardware:
                             (hooks.TLB_SET_PAGE, self.state.functions["tlb_set_page"])):
             cells[cell] = value
         cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
-        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
-        word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
-        word.value = hooks.on_tlb_fill.address
+        self._replace_page_walker(hooks.on_tlb_fill.address)
         self.intercept_cr(3, False, False)
         self.intercept(ex.INVLPG, False)
         self.flush_tlb()
+
+    def count_walks(self, count, argument):
+        """Call `int64 count(int64 argument)` before every page walk of the engine; WALK_GVA has the address."""
+        for cell, value in ((hooks.COUNT_WALK, count), (hooks.COUNT_ARGUMENT, argument),
+                            (hooks.ENGINE_WALKER, self.state.functions["x86_cpu_tlb_fill"])):
+            self._cells[cell] = value
+        self._replace_page_walker(hooks.on_tlb_fill_counted.address)
+
+    def _replace_page_walker(self, address):
+        """From now on the engine's TLB misses go to `address`, which finds the control block through the CPU."""
+        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
+        word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
+        word.value = address
 
     def intercept_msr(self, index, read=True, write=True):
         """Choose whether RDMSR and WRMSR of one MSR exit. Raises EngineError outside the bitmap's ranges."""

@@ -24,6 +24,7 @@ from ...state.foreign import (
     call3,
     call4,
     call6,
+    call7,
     callback,
     load8,
     load16,
@@ -59,7 +60,9 @@ from . import offsets as o
  WALK_HPA, WALK_PROT, WALK_SIZE, WALK_ERROR, WALK_ADDRESS, FAULT_LINEAR,
  TLB_SET_PAGE, RAM_HPA, RAM_HOST, RAM_LENGTH,
  FAULTS_PUSH_RF,
- CELLS) = range(68)
+ # counting the engine's own walks (walk_counter): the counter, its argument, the engine's walker
+ COUNT_WALK, COUNT_ARGUMENT, ENGINE_WALKER,
+ CELLS) = range(71)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
@@ -618,3 +621,13 @@ def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
         call4(vmexit, env, ex.EXCEPTION + 13, 0, retaddr)
     call4(vmexit, env, ex.INTR, 0, retaddr)
     return 0
+
+
+@callback("u32", "i64", "i64", "i32", "i32", "i32", "u32", "i64")
+def on_tlb_fill_counted(cpu, address, size, kind, index, probe, retaddr):
+    """CPUClass.tlb_fill of a run whose walks are counted: count, then let the engine walk."""
+    control = load64(cpu + o.CPU_ENV + o.NESTED_CR3)
+    if probe & 0xFF == 0:
+        put(control, WALK_GVA, address)
+        call1(get(control, COUNT_WALK), get(control, COUNT_ARGUMENT))
+    return call7(get(control, ENGINE_WALKER), cpu, address, size, kind, index, probe & 0xFF, retaddr) & 0xFF
