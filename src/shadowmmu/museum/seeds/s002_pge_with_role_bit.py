@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   -
-length:  3
+length:  2
 
 The reviewer's fourth point alone: roots are reused, all other flushes are as they should be, but one MOV CR4 that toggles PGE
 together with a role bit takes the first branch, and the flush that PGE demands is lost.
