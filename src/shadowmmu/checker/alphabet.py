@@ -165,6 +165,15 @@ def registers(m, v, small):
     return out + [row(ops.MOV_CR4, v, m.cr4 ^ change) for change in changes]
 
 
+def nested(m, v, small):
+    """VM entry with either root, VM exit; on the machines that have them."""
+    if not m.weights["nested"]:
+        return []
+    pcids = m.pcids if m.cr4 & CR4_PCIDE else (0,)
+    return [row(ops.VM_ENTRY, v, root << 12 | pcid) for root in (ROOT_A, ROOT_B) for pcid in pcids] + [
+        row(ops.VM_EXIT, v) for _ in range(1 if small else 3)]
+
+
 def modes(v, small):
     """SMM, INIT."""
     return [] if small else [row(ops.SMM_ENTER, v), row(ops.SMM_LEAVE, v), row(ops.SMM_ENTER, v), row(ops.SMM_LEAVE, v),
@@ -257,7 +266,7 @@ def alphabet(machine, vcpus, small=False):
     for v in range(vcpus):
         for kind, rows in (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
                            ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
-                           ("host registers", host_registers)):
+                           ("host registers", host_registers), ("nested", nested)):
             out[kind] += rows(m, v, small)
         out["modes"] += modes(v, small)
         if vcpus > 1:

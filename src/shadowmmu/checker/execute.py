@@ -17,8 +17,8 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 from .. import state
 from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
 from ..state import core
-from ..vm import emulation, entry, exits, hardware, invalidation, operations, registers
-from ..x86.bits import CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
+from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers
+from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
 from . import architecture, host_side, known, ops, tlb_model, verify
 from . import area as areas
 
@@ -279,6 +279,9 @@ def foreign_pages(vm, area, code, vcpu, a, c, d):
     if code == ops.INIT:
         cr4 = 0
         efer = 0
+    if code == ops.VM_EXIT and vcpu.guest_mode:
+        cr4 = vcpu.l1_cr4
+        efer = vcpu.l1_efer
     if aside & known.NX_ROLE and (efer ^ vcpu.efer) & EFER_NX:
         return True
     if aside & known.CPUID_ROLE and code == ops.SET_CPUID and a != vcpu.maxphyaddr:
@@ -290,6 +293,10 @@ def foreign_pages(vm, area, code, vcpu, a, c, d):
 def instruction(vm, area, code, v, a, b, c, d):
     """A guest instruction that exits, or what the host does to this vCPU."""
     vcpu = state.vcpu(vm, v)
+    if vcpu.guest_mode and (code == ops.SMM_ENTER or code == ops.INIT or ops.SET_SREGS <= code <= ops.SET_CPUID):
+        # these make L2 exit first, which is L1's business
+        skip(vm, area)
+        return
     if foreign_pages(vm, area, code, vcpu, a, c, d):
         if vm.n_vcpus > 1:
             skip(vm, area)
@@ -357,12 +364,37 @@ def instruction(vm, area, code, v, a, b, c, d):
             architecture.event(vm, area, v, architecture.INIT, -1, 0)
             registers.reset(vm, vcpu)
             architecture.take_registers(vm, area, v)
+    elif code == ops.VM_ENTRY or code == ops.VM_EXIT:
+        nested_transition(vm, area, v, code, a)
     elif code == ops.SET_SREGS:
         if registers.set_sregs(vm, vcpu, a, b, c, d):
             skip(vm, area)
         else:
             host_side.look_at_host(vm, area)
             architecture.host_wrote_registers(vm, area, v)
+
+
+@core
+def nested_transition(vm, area, v, code, cr3):
+    """VM entry or VM exit of VMX without VPID: L1 and L2 share tag 0, so all linear translations go (SDM vol. 3 29.4.3.1)."""
+    vcpu = state.vcpu(vm, v)
+    possible = vcpu.guest_mode != 0
+    if code == ops.VM_ENTRY:
+        possible = vcpu.cr0 & CR0_PG != 0 and not vcpu.guest_mode and not vcpu.smm
+    if not possible:
+        skip(vm, area)
+        return
+    leaving = code == ops.VM_EXIT
+    if not leaving:
+        # an entry that fails on CR3 or the PDPTEs loads L1's state as an exit does
+        leaving = nested_guest.enter_vmx(vm, vcpu, vcpu.cr0, cr3, vcpu.cr4, vcpu.efer, 0, 0, 0)
+    if leaving and nested_guest.leave_vmx(vm, vcpu, vcpu.l1_cr0, vcpu.l1_cr3, vcpu.l1_cr4, vcpu.l1_efer):
+        # a VMX abort: L1 has destroyed its own PDPTEs; this machine ends here
+        areas.head(vm, area)[areas.FULL] = 1
+        return
+    host_side.look_at_host(vm, area)
+    architecture.host_wrote_registers(vm, area, v)
+    architecture.event(vm, area, v, architecture.INVPCID_ADDRESS + 2, 0, 0)
 
 
 @core

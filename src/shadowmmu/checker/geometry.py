@@ -47,7 +47,7 @@ from . import known, ops
 
 #: How often a kind of operation is drawn.
 WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2,
-           "host registers": 1, "enter": 3, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
+           "host registers": 1, "enter": 3, "nested": 0, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
            "dirty": 2, "memory": 2, "reclaim": 1}
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
@@ -165,6 +165,10 @@ MACHINES = {m.name: m for m in (
     Machine("nonpaging", "a guest without paging on a host with large pages", 4, CR0_PE | CR0_ET, ROOT_A << 12, CR4_PSE, 0,
             _PAGES, host_level=2),
     Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT, prefetch=2),
+    Machine("nested", "64-bit L1 and L2 on shadow paging, with PCIDs and without VPIDs", 8, _CR0, ROOT_A << 12,
+            _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES, (0, 1), True, more=(("nested", 12), ("cr3", 10), ("slots", 0))),
+    Machine("nested-pae", "PAE L1 and L2 on shadow paging", 8, _CR0, ROOT_A << 12, CR4_PAE, EFER_NX, _PAGES, (0,), True,
+            edits=ROOT_A, more=(("nested", 12), ("slots", 0))),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}

@@ -30,8 +30,8 @@ from ..x86.bits import CR3_NOFLUSH, CR3_PCID_MASK, FRAME_MASK
 ROW_WORDS = 8
 
 (LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, SET_MSRS,
- SET_CPUID, ENTER, FINISH, HOST_WRITE, SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ, DIRTY_CLEAR, UNMAP, MIGRATE,
- AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(29)
+ SET_CPUID, VM_ENTRY, VM_EXIT, ENTER, FINISH, HOST_WRITE, SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ, DIRTY_CLEAR, UNMAP, MIGRATE,
+ AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(31)
 
 #: Flags of an access.
 USER, AC, BY_TLB, EMULATED, LOCKED, BEGIN = 1, 2, 4, 8, 16, 32
@@ -62,6 +62,8 @@ OPS = (
     Op(SET_SREGS, "set_sregs", "set_sregs cr0={0} cr3={r} cr4={4} efer={e}", "KVM_SET_SREGS"),
     Op(SET_MSRS, "set_msrs", "set_msrs efer={e}", "KVM_SET_MSRS of EFER"),
     Op(SET_CPUID, "set_cpuid", "set_cpuid maxphyaddr={n}", "KVM_SET_CPUID2 with another MAXPHYADDR"),
+    Op(VM_ENTRY, "vm entry", "vm entry cr3={r}", "L1, a VMX hypervisor without EPT and VPID, enters L2: L1's registers but CR3"),
+    Op(VM_EXIT, "vm exit", "vm exit", "L2 leaves for L1"),
     Op(ENTER, "enter", "enter", "a vCPU that was kicked comes back"),
     Op(FINISH, "finish", "finish", "the rest of what this vCPU began"),
     Op(HOST_WRITE, "write", "write {x} = {p}{s}", "the host writes guest memory behind the MMU's back"),

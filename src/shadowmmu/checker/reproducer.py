@@ -24,7 +24,7 @@ from .geometry import MACHINES, MMIO, PAGE, ROOT_A, ROOT_B
 
 CR4_BITS = {"PGE": bits.CR4_PGE, "PCIDE": bits.CR4_PCIDE, "SMEP": bits.CR4_SMEP, "SMAP": bits.CR4_SMAP, "PSE": bits.CR4_PSE}
 #: What userspace does to a vCPU, and what would end the test.
-NOT_A_GUESTS = (ops.SET_SREGS, ops.SET_MSRS, ops.SET_CPUID, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT)
+NOT_A_GUESTS = (ops.SET_SREGS, ops.SET_MSRS, ops.SET_CPUID, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT, ops.VM_ENTRY, ops.VM_EXIT)
 #: Entry 0 of a scaled table is this entry of the real one.
 SHIFT = 8
 FEATURES = {"PCIDE": "PCID", "SMEP": "SMEP", "SMAP": "SMAP"}

@@ -76,6 +76,8 @@ VCPU = dict(
     # nested guests (mmu/nested.py): levels of the host's nested tables; VMX capabilities; L1's table for L2 (nCR3 or EPTP);
     # L2's PDPTEs are to be read again; L2's VPID and the last one used
     tdp_level=1, ept_ad=1, ept_execonly=1, ept_huge_level=1, nested_pgd=1, pdptrs_stale=1, vpid=1, last_vpid=1,
+    # L1's own registers while L2 runs (the host state of a VMCS)
+    l1_cr0=1, l1_cr3=1, l1_cr4=1, l1_efer=1,
     # what L1 intercepts: mask of exceptions, and a triple fault
     nested_exceptions=1, nested_shutdown=1,
     # a nested #VMEXIT that is due (kvm_queued_exception exception_vmexit, or a fault of L1's nested tables)

@@ -104,6 +104,10 @@ def enter_vmx(vm, vcpu, cr0, cr3, cr4, efer, vpid, use_ept, eptp):
     """The MMU's part of nested_vmx_enter_non_root_mode: True when L2's CR3 or EPTP is refused."""
     if use_ept and not ept.is_valid_eptp(vcpu, eptp):
         return True
+    vcpu.l1_cr0 = vcpu.cr0
+    vcpu.l1_cr3 = vcpu.cr3
+    vcpu.l1_cr4 = vcpu.cr4
+    vcpu.l1_efer = vcpu.efer
     vcpu.guest_mode = 1
     vcpu.vpid = vpid
     vmx_transition_tlb_flush(vcpu, vpid, True)
