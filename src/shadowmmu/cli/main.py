@@ -34,11 +34,12 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
 
 @app.command()
 def run(
-    image: Annotated[str | None, typer.Argument(help="Multiboot kernel (ELF) or recorded guest (.cfg). "
+    image: Annotated[str | None, typer.Argument(help="Linux bzImage or vmlinux, multiboot kernel, or recorded guest (.cfg). "
                                                         "Default: the demo guest.")] = None,
+    entry: Annotated[str, typer.Option(help="How to enter the kernel: auto, linux64, linux32, pvh, multiboot.")] = "auto",
     append: Annotated[str, typer.Option(help="Command line of the guest.")] = "",
-    initrd: Annotated[list[str] | None, typer.Option(help="Multiboot module; may be repeated.")] = None,
-    memory: Annotated[int | None, typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
+    initrd: Annotated[list[str] | None, typer.Option(help="Linux: initrd.  Multiboot: module; may be repeated.")] = None,
+    memory: Annotated[int | None, typer.Option(help="Guest memory in MiB. Default 128, for Linux 256.")] = None,
     rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
                                             "linux-7.2.")] = "linux-6.12",
     mmu: Annotated[str, typer.Option(help="shadow, or none: the engine walks the guest's own tables.")] = "shadow",
@@ -59,7 +60,7 @@ def run(
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
-            pcid=pcid, quiet=quiet)
+            pcid=pcid, quiet=quiet, entry=entry)
 
 
 @trace_app.command("compare-run")

@@ -122,9 +122,10 @@ class Console:
 
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
-         max_instructions=None, la57=False, pcid=False, quiet=False):
+         max_instructions=None, la57=False, pcid=False, quiet=False, entry="auto"):
     """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
-    for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile")):
+    for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile"),
+                               (entry, session.ENTRIES, "entry")):
         if value not in known:
             raise UsageError(f"--{what} {value!r}: there is {', '.join(known)}")
     for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory")):
@@ -133,7 +134,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     if events and mmu == "none":
         raise UsageError("--events needs --mmu shadow: without the shadow MMU there are no events")
     loaded = session.load(image or IMAGE, append, [(path, "") for path in initrd],
-                          memory << 20 if memory else None, pcid)
+                          memory << 20 if memory else None, pcid, entry)
     out = sys.stderr if as_json else sys.stdout
     log = EventFile(events, rules) if events else None
     console = Console(out, quiet)

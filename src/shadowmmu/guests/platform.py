@@ -4,7 +4,7 @@
 Two platforms with one interface (`Platform`):
 
     golden   the recorder's: report ports, no devices, no interrupts
-    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0xfee00000 LAPIC
+    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0x600 ACPI  0xfee00000 LAPIC
 
             UART ─IRQ4─┐
             PIT ─IRQ0─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
@@ -17,10 +17,14 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-from .devices import cmos, fw_cfg, lapic, pic, pit, uart
+from .devices import acpi_pm, cmos, fw_cfg, lapic, pic, pit, uart
 
 IRQ_TIMER, IRQ_UART = 0, 4
 EXIT_PORT = 0xF4
+KEYBOARD_CONTROLLER, KEYBOARD_STATUS, PULSE_RESET = 0x64, 0x64, 0xFE
+#: What a port access takes on an ISA bus, ns.  Guests measure their clocks in such accesses.
+IO_TIME = 1000
+RESET_EXIT_CODE = 1
 
 
 def ones(size: int) -> int:
@@ -33,7 +37,8 @@ class Platform:
 
     Attributes:
         memory_size: bytes of RAM from guest-physical 0; the rest is MMIO or nothing.
-        exit_code: what the guest wrote to the exit port, None while it runs.
+        exit_code: how the guest ended: what it wrote to the exit port, 0 for power-off; None while it runs.
+        exit_text: the same in words.
         on_output: called with the bytes the guest sends to its serial port.
         on_mark, on_value, on_host_operation: called with the 32-bit value (golden only).
         on_line: called with each line the recorder would have logged (golden only).
@@ -47,12 +52,17 @@ class Platform:
     ) -> None:
         self.memory_size = memory_size
         self.exit_code: int | None = None
+        self.exit_text = ""
         self.now = 0
         self.on_output = on_output
         self.on_mark = on_mark
         self.on_value = on_value
         self.on_host_operation = on_host_operation
         self.on_line = on_line
+
+    def end(self, code: int, text: str) -> None:
+        """The guest ended itself."""
+        self.exit_code, self.exit_text = code, text
 
     def io_read(self, port: int, size: int) -> int:
         """The value of an IN of ``size`` (1, 2 or 4) bytes."""
@@ -124,7 +134,7 @@ class GoldenPlatform(Platform):
         if callbacks.get(port):
             callbacks[port](value)
         if port == EXIT_PORT:
-            self.exit_code = value
+            self.end(value, f"the guest ended with code {value}")
 
     def mmio_regions(self) -> list[tuple[int, int]]:
         return [(self.memory_size, (1 << 52) - self.memory_size)]
@@ -151,7 +161,9 @@ class PcPlatform(Platform):
         self.cmos = cmos.Cmos(memory_size)
         self.fw_cfg = fw_cfg.FwCfg(memory_size)
         self.lapic = lapic.Lapic()
-        bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos))
+        self.acpi_pm = acpi_pm.AcpiPm()
+        bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos),
+                    (acpi_pm.PORTS, self.acpi_pm))
         self._bytewide = {port: device for ports, device in bytewide for port in ports}
 
     def _timer_edge(self) -> None:
@@ -174,7 +186,7 @@ class PcPlatform(Platform):
     def io_write(self, port: int, size: int, value: int) -> None:
         value &= ones(size)
         if port == EXIT_PORT:
-            self.exit_code = value
+            self.end(value, f"the guest ended with code {value}")
             return
         if port in fw_cfg.PORTS:
             self.fw_cfg.write_wide(port, size, value)
@@ -183,6 +195,12 @@ class PcPlatform(Platform):
             device = self._bytewide.get(port + i)
             if device:
                 device.write(port + i, value >> 8 * i & 0xFF)
+        if port == KEYBOARD_CONTROLLER and value == PULSE_RESET:
+            self.acpi_pm.state.request = acpi_pm.RESTART
+        if self.acpi_pm.state.request == acpi_pm.OFF:
+            self.end(0, "the guest switched the machine off")
+        elif self.acpi_pm.state.request == acpi_pm.RESTART:
+            self.end(RESET_EXIT_CODE, "the guest asked for a reset")
         self._wires()
 
     def mmio_regions(self) -> list[tuple[int, int]]:
@@ -221,7 +239,7 @@ class PcPlatform(Platform):
 
     def advance(self, ns: int) -> None:
         super().advance(ns)
-        self.cmos.state.now = self.now
+        self.cmos.state.now = self.acpi_pm.state.now = self.now
         self.pit.advance(self.now)
         self.lapic.advance(self.now)
 
@@ -230,7 +248,7 @@ class PcPlatform(Platform):
         return max(min(times) - self.now, 0) if times else None
 
     def _devices(self) -> dict:
-        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic")}
+        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm")}
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}

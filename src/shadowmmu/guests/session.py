@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run a guest image: find its kind, make VM and platform, run, collect.
 
-    image.cfg (+ .bin)  recorded guest, flat image     platform golden
-    anything else       multiboot 1 kernel (ELF)       platform pc: serial console, exit port 0xf4
+    image.cfg (+ .bin)  recorded guest, flat image      platform golden
+    bzImage             Linux, 64-bit or 32-bit entry   platform pc
+    ELF, multiboot      multiboot 1 kernel              platform pc: serial console, exit port 0xf4
+    ELF otherwise       vmlinux: PVH or 64-bit entry    platform pc
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from ..mmu import events
 from ..rules import DEFAULT
 from ..state.store import Config
 from ..vm import Vm
-from . import golden, multiboot, platform
+from . import boot_params, bzimage, elf_kernel, golden, multiboot, platform
 from .image import PAGE, GuestImage, GuestImageError
 
 #: The CPU under each value of `--mmu`.
@@ -31,14 +33,47 @@ class Session:
     registers: dict
 
 
-def load(path, arguments="", modules=(), memory_size=None, pcid=False) -> GuestImage:
-    """Load an image by its kind.  Raises GuestImageError."""
+#: Values of `--entry`, and the kinds of image that know them.
+ENTRIES = {"auto": "any image", "multiboot": "multiboot kernels", "linux64": "bzImage, vmlinux", "linux32": "bzImage",
+           "pvh": "vmlinux"}
+HEAD = 8192
+DEFAULT_MEMORY, DEFAULT_LINUX_MEMORY = 128 << 20, 256 << 20
+
+
+def kind(path) -> str:
+    """"golden", "bzimage", "elf" (without a multiboot header) or "multiboot".  Raises GuestImageError."""
+    if path.suffix == ".cfg":
+        return "golden"
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise GuestImageError(path, f"cannot read it: {error.strerror}") from None
+    if bzimage.is_bzimage(head):
+        return "bzimage"
+    return "elf" if elf_kernel.is_elf(head) and not multiboot.has_magic(head) else "multiboot"
+
+
+def load(path, arguments="", modules=(), memory_size=None, pcid=False, entry="auto") -> GuestImage:
+    """Load an image by its kind.  entry: a key of ENTRIES.  Raises GuestImageError."""
     path = Path(path)
     if not path.exists():
         raise GuestImageError(path, "no such file")
-    if path.suffix == ".cfg":
+    found = kind(path)
+    if entry != "auto" and entry not in KNOWN_ENTRIES[found]:
+        raise GuestImageError(path, f"entry {entry!r} is for {ENTRIES[entry]}")
+    if found == "golden":
         return golden.load(path)
-    return multiboot.load(path, arguments, list(modules), memory_size or 128 << 20, pcid)
+    if found == "multiboot" or entry == "multiboot":
+        return multiboot.load(path, arguments, list(modules), memory_size or DEFAULT_MEMORY, pcid)
+    if len(modules) > 1:
+        raise GuestImageError(path, f"{len(modules)} initrds: Linux takes one")
+    machine = boot_params.Machine(memory_size or DEFAULT_LINUX_MEMORY)
+    loader = bzimage if found == "bzimage" else elf_kernel
+    return loader.load(path, arguments, modules[0][0] if modules else None, machine, entry, pcid)
+
+
+KNOWN_ENTRIES = {"golden": (), "bzimage": ("linux64", "linux32"), "elf": ("linux64", "pvh"), "multiboot": ("multiboot",)}
 
 
 def shadow_capacity(memory_size):

@@ -490,7 +490,7 @@ class KvmRun:
         if self.platform.exit_code is not None:
             # KVM completes an OUT at the next KVM_RUN; there will be none
             hw.abandon_io()
-            return self._end("exit", f"the guest ended with code {self.platform.exit_code}", self.platform.exit_code)
+            return self._end("exit", self.platform.exit_text, self.platform.exit_code)
         if not io.string:
             hw.complete_io()
         return True
