@@ -21,7 +21,7 @@ from .devices import acpi_pm, cmos, fw_cfg, lapic, pic, pit, uart
 
 IRQ_TIMER, IRQ_UART = 0, 4
 EXIT_PORT = 0xF4
-KEYBOARD_CONTROLLER, KEYBOARD_STATUS, PULSE_RESET = 0x64, 0x64, 0xFE
+KEYBOARD_CONTROLLER, PULSE_RESET = 0x64, 0xFE
 #: What a port access takes on an ISA bus, ns.  Guests measure their clocks in such accesses.
 IO_TIME = 1000
 RESET_EXIT_CODE = 1
@@ -70,6 +70,21 @@ class Platform:
 
     def io_write(self, port: int, size: int, value: int) -> None:
         """An OUT of ``size`` (1, 2 or 4) bytes."""
+
+    #: ns that a port access takes; first port of the serial port, or -1.
+    io_time = 0
+    serial_base = -1
+
+    def claimed_ports(self) -> range | set[int]:
+        """Ports that must be asked; the others read all ones and ignore writes."""
+        return range(1 << 16)
+
+    def serial_state(self) -> tuple[int, int]:
+        """(whether bytes may be sent without asking, the line status register)"""
+        return 0, 0
+
+    def transmitted(self, data: bytes) -> None:
+        """The guest sent these bytes while `serial_state` allowed it."""
 
     def mmio_regions(self) -> list[tuple[int, int]]:
         """``(gpa, bytes)`` of every range `mmio_read` and `mmio_write` answer."""
@@ -152,6 +167,8 @@ class PcPlatform(Platform):
     """A small PC: one CPU, serial console, timers, interrupt controllers."""
 
     name = "pc"
+    io_time = IO_TIME
+    serial_base = uart.BASE
 
     def __init__(self, memory_size, **callbacks) -> None:
         super().__init__(memory_size, **callbacks)
@@ -165,6 +182,15 @@ class PcPlatform(Platform):
         bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos),
                     (acpi_pm.PORTS, self.acpi_pm))
         self._bytewide = {port: device for ports, device in bytewide for port in ports}
+
+    def claimed_ports(self) -> range | set[int]:
+        return {*self._bytewide, *fw_cfg.PORTS, EXIT_PORT, KEYBOARD_CONTROLLER}
+
+    def serial_state(self) -> tuple[int, int]:
+        return self.uart.may_transmit(), self.uart.line_status()
+
+    def transmitted(self, data: bytes) -> None:
+        self.uart.transmitted(data)
 
     def _timer_edge(self) -> None:
         self.pic.set_irq(IRQ_TIMER, False)

@@ -38,7 +38,6 @@ DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
 PRIVATE_SIZE = 0x10000
-NO_LIMIT = (1 << 63) - 1
 
 EVENT_KINDS = {"interrupt": ex.EVENT_INTERRUPT, "nmi": ex.EVENT_NMI,
                "exception": ex.EVENT_EXCEPTION, "software": ex.EVENT_SOFTWARE}
@@ -588,6 +587,16 @@ class SvmHardware:
         self._cells[hooks.FAST_PATH] = function_address
         self._cells[hooks.FAST_ARGUMENT] = argument_address
 
+    def install_quick_exits(self, block_address):
+        """Let module `quick` answer exits with the block at this address (0: no more); RDTSC then exits."""
+        self._cells[hooks.QUICK] = block_address
+        for code in (ex.RDTSC, ex.RDTSCP):
+            self.intercept(code, block_address != 0)
+
+    def limit_run(self, count):
+        """End the current `run` at this instruction count, if that is earlier than its budget."""
+        self._cells[hooks.LIMIT] = min(self._cells[hooks.LIMIT], count)
+
     @property
     def exit_counts(self):
         """(all exits, page faults the fast path handled, events delivered)"""
@@ -625,7 +634,7 @@ class SvmHardware:
         if cells[hooks.LEAVE] == hooks.LEAVE_STOP:
             cells[hooks.LEAVE] = 0
             return "stop"
-        cells[hooks.LIMIT] = NO_LIMIT if max_instructions is None else cells[hooks.COUNT] + max_instructions
+        cells[hooks.LIMIT] = hooks.NO_LIMIT if max_instructions is None else cells[hooks.COUNT] + max_instructions
         cells[hooks.BLOCK_SIZE] = cells[hooks.STARTED] = 0
         self._handler = on_exit
         self._error = None
@@ -738,7 +747,7 @@ class SvmHardware:
                 (hooks.EMU_STOP, functions["uc_emu_stop"]),
                 (hooks.EXCEPTION_INTERCEPTS, 1 << 14),
                 (hooks.COUNT_TABLE, self._count_table.ctypes.data),
-                (hooks.LIMIT, NO_LIMIT), (hooks.PREFETCH_RIP, -1)):
+                (hooks.LIMIT, hooks.NO_LIMIT), (hooks.PREFETCH_RIP, -1)):
             self._cells[cell] = value
 
     def _enter_guest_mode(self):

@@ -23,6 +23,7 @@ from numba import cfunc, njit, types
 
 from . import exits as ex
 from . import offsets as o
+from . import quick
 from .native import call1, call3, call4, load8, load16, load32, load64, store8, store16, store32, store64
 
 # Cells of the control block
@@ -41,7 +42,9 @@ from .native import call1, call3, call4, load8, load16, load32, load64, store8, 
  EXITS, FAST_EXITS, NATIVE_EVENTS, PREFETCH_RIP,
  # instruction counting
  COUNT, LIMIT, BLOCK_PC, BLOCK_SIZE, BLOCK_COUNT, COUNT_TABLE, STARTED,
- CELLS) = range(51)
+ # exits answered without Python (module quick)
+ QUICK,
+ CELLS) = range(52)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
@@ -49,6 +52,7 @@ LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
 MAX_INSTRUCTION = 15
 COUNT_TABLE_BITS = 14  # translated blocks remembered for counting
 PAGE = 4096
+NO_LIMIT = (1 << 63) - 1
 
 
 @njit(inline="always")
@@ -282,6 +286,35 @@ def uncount_unfinished(control, env):
     put(control, BLOCK_SIZE, 0)
 
 
+@njit
+def quick_exit(control, env, code):
+    """Exits that `quick` can answer; 1 when the guest may go on."""
+    block = get(control, QUICK)
+    enabled = quick.cell(block, quick.ENABLED)
+    if code == ex.IOIO and enabled:
+        size = get(control, IO_SIZE)
+        value = quick.port(block, get(control, IO_PORT), size, get(control, IO_IN), get(control, IO_VALUE))
+        if value < 0:
+            return 0
+        put(control, IO_VALUE, value)
+        complete_io(control, env)
+        time = quick.cell(block, quick.IO_TIME)
+        quick.set_cell(block, quick.CLOCK_OFFSET, quick.cell(block, quick.CLOCK_OFFSET) + time)
+        # the timers' next expiry, which LIMIT stands for, has come nearer
+        if get(control, LIMIT) != NO_LIMIT:
+            put(control, LIMIT, get(control, LIMIT) - time)
+        quick.set_cell(block, quick.TAKEN_IO, quick.cell(block, quick.TAKEN_IO) + 1)
+    elif code == ex.RDTSC or code == ex.RDTSCP or code == ex.CPUID and enabled:
+        fetch_instruction(control, env)
+        length = prefix_length(control, env) + (3 if code == ex.RDTSCP else 2)
+        if quick.take(block, env, code, get(control, COUNT), length) == 0:
+            return 0
+    else:
+        return 0
+    quick.set_cell(block, quick.TAKEN, quick.cell(block, quick.TAKEN) + 1)
+    return 1
+
+
 @cfunc(types.void(types.int64, types.uint32, types.int64), cache=True)
 def on_interrupt(uc, number, control):
     env = get(control, ENV)
@@ -320,7 +353,9 @@ def on_interrupt(uc, number, control):
         uncount_unfinished(control, env)
 
     to_python = True
-    if code == ex.PAGE_FAULT:
+    if get(control, QUICK) != 0 and quick_exit(control, env, code):
+        to_python = False
+    elif code == ex.PAGE_FAULT:
         if get(control, FAST_PATH) != 0:
             block = get(control, FAST_ARGUMENT)
             store64(block, address)

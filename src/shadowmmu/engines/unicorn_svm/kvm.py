@@ -18,8 +18,8 @@ from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
 from . import exits as svm
-from . import fast_path, guest_memory
-from .cpuid import EFER, PLAIN_MSRS, guest_cpuid
+from . import fast_path, guest_memory, quick
+from .cpuid import EFER, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .profile import AMD
@@ -33,6 +33,8 @@ RFLAGS_IF = 1 << 9
 BP, OF, UD, DF = 3, 4, 6, 8
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
+#: CPUID leaf whose answer depends on XCR0, which no exit tells about.
+XSAVE_LEAF = 0xD
 #: Names of exits for the statistics.
 NAMES = {svm.PAGE_FAULT: "#PF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
@@ -94,9 +96,10 @@ class KvmRun:
         self.emulated = 0
         self._mode = None
         self._last_check = 0.0
-        self._ticked = 0
+        self.poll_input = None
         self._map_memory()
         self._install_fast_path()
+        self._install_quick_exits()
         self.hardware.exception_intercepts = INTERCEPTED
 
     # -- set-up
@@ -122,6 +125,24 @@ class KvmRun:
         block[fast_path.VERDICT] = fast_path.UNTOUCHED
         if fast_path.AVAILABLE:
             self.hardware.install_fast_path(fast_path.handle.address, ctypes.addressof(block))
+
+    def _install_quick_exits(self):
+        """Cells and tables of module `quick`."""
+        cells = self._quick = (ctypes.c_int64 * quick.CELLS)()
+        ports = bytearray(8192)
+        for number in self.platform.claimed_ports():
+            ports[number >> 3] |= 1 << (number & 7)
+        self._ports = (ctypes.c_uint8 * 8192).from_buffer(ports)
+        self._serial = (ctypes.c_uint8 * quick.SERIAL_ROOM)()
+        self._cpuid_table = (ctypes.c_int64 * (6 * quick.CPUID_ENTRIES))()
+        cells[quick.PORTS] = ctypes.addressof(self._ports)
+        cells[quick.SERIAL_BUFFER] = ctypes.addressof(self._serial)
+        cells[quick.CPUID_TABLE] = ctypes.addressof(self._cpuid_table)
+        cells[quick.SERIAL_BASE] = self.platform.serial_base
+        cells[quick.IO_TIME] = self.platform.io_time
+        # without NRIPS KVM would decode each of these, which shows in counters and walks
+        cells[quick.ENABLED] = int(not self.vm.view.event_mask and self.profile.nrips)
+        self.hardware.install_quick_exits(ctypes.addressof(cells))
 
     def load(self, image):
         """Put an image (`guests.image.GuestImage`) into memory and set the entry state (KVM_SET_SREGS, KVM_SET_REGS)."""
@@ -152,6 +173,7 @@ class KvmRun:
     def _sync_mode(self):
         mode = calls.hardware_registers(self.vm.handle, self.vcpu.index)
         if mode != self._mode:
+            self._quick[quick.CPUID_COUNT] = 0
             cr0, cr4, efer = mode
             # PCIDs do not exist in the engine; its TLB is emptied at every change of root instead
             self.hardware.set_mode(cr0, cr4 & ~(1 << 17), efer)
@@ -265,6 +287,11 @@ class KvmRun:
         block = self._block
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
+        self._serial_output()
+        if code == svm.RDTSCP:
+            # only refused: by CR4.TSD
+            calls.queue_exception(self.vm.handle, self.vcpu.index, 13, 1, 0)
+            return self._enter_again()
         if code == svm.PAGE_FAULT and verdict != fast_path.UNTOUCHED:
             self.exits[code] += 1
             if verdict == fast_path.ENTER_ONLY:
@@ -299,11 +326,22 @@ class KvmRun:
         return self._enter_again()
 
     def _tick(self):
-        """Guest instructions are the platform's clock: one is one nanosecond."""
-        count = self.hardware.instruction_count
-        if count > self._ticked:
-            self.platform.advance(count - self._ticked)
-            self._ticked = count
+        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
+        passed = self.hardware.instruction_count + self._quick[quick.CLOCK_OFFSET] - self.platform.now
+        if passed > 0:
+            self.platform.advance(passed)
+
+    def _pass_time(self, ns):
+        """Time that passes without instructions."""
+        self._quick[quick.CLOCK_OFFSET] += ns
+        self._tick()
+
+    def _serial_output(self):
+        """Hand on what the guest sent to its serial port without an exit to here."""
+        count = self._quick[quick.SERIAL_COUNT]
+        if count:
+            self._quick[quick.SERIAL_COUNT] = 0
+            self.platform.transmitted(bytes(self._serial[:count]))
 
     def _enter_again(self):
         self._tick()
@@ -311,6 +349,10 @@ class KvmRun:
             self._drain()
         if not self._within_limits():
             return False
+        self._quick[quick.SERIAL_READY], self._quick[quick.SERIAL_STATUS] = self.platform.serial_state()
+        wait = self.platform.next_event()
+        if wait is not None:
+            self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
         return self._enter()
 
     def _cr0_is_real(self):
@@ -464,21 +506,31 @@ class KvmRun:
         if index not in self.msrs:
             return True
         self.msrs[index] = value
+        if index == TSC_AUX:
+            self._quick[quick.TSC_AUX] = value
         return False
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
+        if index == TSC:
+            return self.hardware.instruction_count + self._quick[quick.CLOCK_OFFSET]
         return self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
-        values = guest_cpuid(self.vcpu, hw, hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF, la57=self.la57)
+        leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
+        values = guest_cpuid(self.vcpu, hw, leaf, subleaf, la57=self.la57)
+        count = self._quick[quick.CPUID_COUNT]
+        if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
+            self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
+            self._quick[quick.CPUID_COUNT] = count + 1
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
         return self._skip(2)
 
     def _io(self):
         hw, io = self.hardware, self.hardware.io
+        self._pass_time(self.platform.io_time)
         self.vcpu.record.stat[counters.IO_EXITS] += 1
         value = self.platform.io_read(io.port, io.size) if io.is_in else io.value
         self.vm.emit(events.PIO, int(not io.is_in), io.port, io.size, 1, value)
@@ -505,7 +557,7 @@ class KvmRun:
             wait = self.platform.next_event()
             if wait is None:
                 return self._end("halted", f"HLT and no device will ever interrupt, RIP {self.hardware.rip:#x}")
-            self.platform.advance(wait)
+            self._pass_time(wait)
         return True
 
     def _exception(self, vector):
@@ -602,6 +654,7 @@ class KvmRun:
                     if wait is not None:
                         budget = max(1, min(budget, wait))
                     reason = self.hardware.run(self.on_exit, max_instructions=budget)
+                    self._serial_output()
                     self._tick()
                     if self.report is None and reason != "handler":
                         if not self._within_limits():
@@ -614,8 +667,11 @@ class KvmRun:
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
-        report.fast_exits = self.hardware.exit_counts[1]
-        report.exits["#PF"] += report.fast_exits
+        faults, quick_exits, ports = self.hardware.exit_counts[1], self._quick[quick.TAKEN], self._quick[quick.TAKEN_IO]
+        report.fast_exits = faults + quick_exits
+        report.exits["#PF"] += faults
+        report.exits["IO"] += ports
+        report.exits["CPUID, RDTSC"] += quick_exits - ports
         report.emulated = self.emulated
         self._drain()
         return report

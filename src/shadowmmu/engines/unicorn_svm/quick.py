@@ -6,7 +6,7 @@
     IN, OUT         ports where nothing is (all ones), and the serial port while it only transmits
 
 The clock lives here: now = COUNT + CLOCK_OFFSET nanoseconds (`hooks`).  Python reads the same cells, so both agree.
-While events are recorded everything goes to Python, which knows KVM's tracepoints.
+While events are recorded CPUID and ports go to Python, which knows KVM's tracepoints; KVM sees no RDTSC at all.
 """
 
 from numba import njit
