@@ -7,13 +7,13 @@ import signal
 import struct
 import threading
 
-import numba
 import numpy as np
 import pytest
 
 from shadowmmu.engines.unicorn_svm import EngineError
 from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.hardware import CS, SS, SvmHardware
+from shadowmmu.state.foreign import callback, load64, store64
 
 from .test_hardware_harness import CODE, NX, RAM, STACK_TOP, TABLES, TSS, Machine, P, U, W, code
 
@@ -141,9 +141,8 @@ def test_fast_path_handles_faults_before_python():
     entry, leaf = machine.entry(0x5000), RAM + 0x5000 | P | W | U
     table_address = words.ctypes.data + 8 * entry
 
-    from shadowmmu.engines.unicorn_svm.native import load64, store64
 
-    @numba.cfunc(numba.int64(numba.int64))
+    @callback("i64", "i64")
     def repair(argument):
         store64(argument + 32, load64(argument + 32) + 1)
         if load64(argument) != 0x5034:
@@ -169,9 +168,8 @@ def test_fast_path_during_delivery_queues_the_event_again():
     block = np.zeros(8, np.int64)
     leaf = RAM + STACK_TOP - 0x1000 | P | W | U
     table_address = machine.tables.ctypes.data + 8 * machine.entry(STACK_TOP - 0x1000)
-    from shadowmmu.engines.unicorn_svm.native import load64, store64
 
-    @numba.cfunc(numba.int64(numba.int64))
+    @callback("i64", "i64")
     def repair(argument):
         store64(argument + 32, load64(argument + 24))
         store64(table_address, leaf)

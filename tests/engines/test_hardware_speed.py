@@ -6,11 +6,11 @@ As tests these only prove that the measured programs run; times are never assert
 
 import time
 
-import numba
 import numpy as np
 
 from shadowmmu.engines.unicorn_svm import exits as ex
 from shadowmmu.engines.unicorn_svm.stepper import InstructionStepper
+from shadowmmu.state.foreign import callback, load64, store64
 
 from .test_hardware_harness import Machine, code
 
@@ -33,13 +33,12 @@ def fault_loop(count, fast):
         return seen[0] < count
 
     if fast:
-        from shadowmmu.engines.unicorn_svm.native import load64, store64
         block = np.zeros(8, np.int64)
         block[4] = count
         entry = machine.tables.ctypes.data + 8 * machine.entry(0x5000)
         leaf = 0x800000 + 0x5000 | 7
 
-        @numba.cfunc(numba.int64(numba.int64))
+        @callback("i64", "i64")
         def path(argument):
             left = load64(argument + 32) - 1
             store64(argument + 32, left)

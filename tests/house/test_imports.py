@@ -42,10 +42,10 @@ MAY_IMPORT = {
 #: `trace` may import one module of mmu only.
 TRACE_FROM_MMU = {"mmu.events"}
 #: Modules of state/ that know storage.
-STORAGE = {"state.compiled", "state.layout", "state.store", "state.cache", "state.interpreted"}
+STORAGE = {"state.compiled", "state.foreign", "state.layout", "state.store", "state.cache", "state.interpreted"}
 #: Who may import which of them: layout is names and sizes, store makes machines, interpreted is for looking.
 MAY_KNOW = {"state.layout": ALL, "state.store": ALL, "state.interpreted": ALL - {"mmu", "oracle", "x86"},
-            "state.cache": {"cli", "lab", "museum", "checker"}, "state.compiled": set()}
+            "state.cache": {"cli", "lab", "museum", "checker"}, "state.compiled": set(), "state.foreign": {"engines"}}
 LICENCE = "# SPDX-License-Identifier: GPL-2.0-or-later"
 
 

@@ -123,29 +123,32 @@ def test_scaled_hash_is_as_strict():
 # ---- the cache of compiled code
 
 def test_cache_key_follows_the_sources(tmp_path, monkeypatch):
-    """One changed character in any core room is another key; text elsewhere is not."""
-    pytest.importorskip("numba")
-    for room in cache.CORE_ROOMS:
+    """One changed character in a room that a unit may reach is another key; elsewhere it is not."""
+    for room in (*cache.EVERYTHING, "cli"):
         (tmp_path / room).mkdir()
         (tmp_path / room / "a.py").write_text("x = 1\n")
-    (tmp_path / "cli").mkdir()
     monkeypatch.setattr(cache, "ROOT", tmp_path)
-    first = cache.key()
-    assert cache.key() == first
-    (tmp_path / "cli" / "a.py").write_text("x = 1\n")
-    assert cache.key() == first
-    for room in cache.CORE_ROOMS:
-        before = cache.key()
-        (tmp_path / room / "a.py").write_text("x = 2\n")
-        assert cache.key() != before, room
-    before = cache.key()
+
+    def key(room):
+        cache._digest.cache_clear()
+        return cache.key(tmp_path / room / "a.py")
+
+    first = {room: key(room) for room in cache.EVERYTHING}
+    for changed in (*cache.EVERYTHING, "cli"):
+        (tmp_path / changed / "a.py").write_text(f"x = {changed!r}\n")
+        now = {room: key(room) for room in cache.EVERYTHING}
+        for room in cache.EVERYTHING:
+            assert (now[room] != first[room]) == (changed in cache.REACHES[room]), (changed, room)
+        first = now
     (tmp_path / "mmu" / "a.py").rename(tmp_path / "mmu" / "b.py")
-    assert cache.key() != before
+    assert key("vm") != first["vm"] and key("oracle") == first["oracle"]
+    cache._digest.cache_clear()
 
 
-def test_cache_key_follows_the_patch():
-    pytest.importorskip("numba")
-    assert cache.key("def f(): return 1") != cache.key("def f(): return 2") != cache.key()
+def test_cache_key_follows_the_patch_and_the_host():
+    path = cache.ROOT / "vm" / "calls.py"
+    keys = {cache.key(path, patch, host) for patch in ("", "def f(): return 1") for host in ("", "another CPU")}
+    assert len(keys) == 4
 
 
 # ---- the interpreted storage

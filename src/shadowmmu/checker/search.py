@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from .. import state
 from ..mmu import counters, roots, sptes
 from ..mmu import geometry as tables
-from ..state import JIT, core, layout
+from ..state import JIT, Array, core, entry_point, layout
 from . import architecture, ops, tlb_model, verify
 from . import area as areas
 
@@ -201,14 +201,14 @@ def begin(vm, area):
     verify.after_operation(vm, area)
 
 
-@core
+@entry_point
 def prepare(handle, area):
     """Make the area of a new machine."""
     begin(state.attach(handle), area)
 
 
-@core
-def perform(handle, area, op, at):
+@entry_point
+def perform(handle, area, op: Array, at):
     """Do one operation and check: 0 or the number of the failure."""
     return ops.perform(state.attach(handle), area, op, at)
 
@@ -237,9 +237,9 @@ def draw(work, n):
     return (work[SEED] >> 16) % n
 
 
-@core
-def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace, pool_trace, pool_depth, seen,
-           bits, budget):
+@entry_point
+def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: Array, n_kinds, work: Array, trace: Array,
+           pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
     """Random walk of `budget` operations: 0, or the number of a failure, whose operations stand in `trace`.
 
     kinds: per kind of operation (cumulated weight, first row, number of rows).  pool: handle of the first pooled state.
@@ -320,9 +320,9 @@ def rebuild(vm, initial, area, words, alphabet, parents, moves, node, path):
     return depth
 
 
-@core
-def breadth(initial, base, current, area, words, alphabet, n_ops, work, parents, moves, capacity, path, seen, bits, budget,
-            max_depth):
+@entry_point
+def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, parents: Array, moves: Array,
+            capacity, path: Array, seen: Array, bits, budget, max_depth):
     """Expand nodes in order until `budget` operations are done: 0; -1 when everything to max_depth is done; or the number
     of a failure, found by operation NEXT_OP in node NEXT_NODE."""
     start = state.attach(initial)

@@ -17,7 +17,7 @@ handle and two integers, return a count or a sum, and -1 when an access failed.
 from .. import state
 from ..mmu import writes
 from ..mmu import zap as zapping
-from ..state import core
+from ..state import core, entry_point
 from ..vm import entry, hardware, invalidation, operations, registers
 from ..x86.bits import PFERR_WRITE, PT_ACCESSED, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
 from . import guest
@@ -38,7 +38,7 @@ def process_page(j):
     return (j // PAGES_PER_PT) << 21 | ((j % PAGES_PER_PT) * STRIDE) << 12
 
 
-@core
+@entry_point
 def faults(handle, processes, repeats):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -58,7 +58,7 @@ def faults(handle, processes, repeats):
     return done
 
 
-@core
+@entry_point
 def hits(handle, n, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -71,7 +71,7 @@ def hits(handle, n, unused):
     return total
 
 
-@core
+@entry_point
 def cr3(handle, n, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -83,7 +83,7 @@ def cr3(handle, n, unused):
     return n
 
 
-@core
+@entry_point
 def ptewrite(handle, n, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -95,7 +95,7 @@ def ptewrite(handle, n, unused):
     return n
 
 
-@core
+@entry_point
 def refault(handle, n, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -108,7 +108,7 @@ def refault(handle, n, unused):
     return n
 
 
-@core
+@entry_point
 def unsync(handle, n, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -124,7 +124,7 @@ def unsync(handle, n, unused):
     return n
 
 
-@core
+@entry_point
 def invlpg(handle, n, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -140,7 +140,7 @@ def invlpg(handle, n, unused):
     return n
 
 
-@core
+@entry_point
 def clone(handle, n, words):
     """words: size of the machine; the copy goes right behind it.  Sum over 32-bit hashes of four lanes."""
     vm = state.attach(handle)
@@ -165,7 +165,7 @@ def clone(handle, n, words):
     return total
 
 
-@core
+@entry_point
 def grow(handle, tables, unused):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, 0)
@@ -175,7 +175,7 @@ def grow(handle, tables, unused):
     return tables
 
 
-@core
+@entry_point
 def zap(handle, unused, unused2):
     vm = state.attach(handle)
     zapping.zap_all_fast(vm)

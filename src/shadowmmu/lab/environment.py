@@ -5,7 +5,7 @@ import os
 import pathlib
 import platform
 
-import numba
+import llvmlite
 
 from . import limit
 
@@ -25,4 +25,4 @@ def machine_info():
     """Names and versions by kind.  load: runnable processes of the last minute, before the benchmark."""
     return {"cpu": cpu_model(), "cpus": os.cpu_count(), "load": f"{os.getloadavg()[0]:.1f}",
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
-            "numba": numba.__version__, "gcc": limit.version(), "flags": " ".join(limit.FLAGS[:2])}
+            "llvmlite": llvmlite.__version__, "gcc": limit.version(), "flags": " ".join(limit.FLAGS[:2])}

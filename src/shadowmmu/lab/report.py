@@ -24,7 +24,7 @@ def text(results):
     m, o = results.machine, results.options
     out = [f"shadowmmu bench: operations/s, best of {o.rounds} interleaved rounds of {o.seconds:g} s",
            f"{m['cpu']}, {m['cpus']} CPUs, load {m['load']}", m["system"],
-           f"Python {m['python']}, numba {m['numba']}, code for this CPU",
+           f"Python {m['python']}, llvmlite {m['llvmlite']}, code for this CPU",
            f"{m['gcc'] or 'no C compiler'}, {m['flags']}",
            ""]
     out.append(f"{'operation':24}{'interpreted':>12}{'compiled':>10}{'C':>10}  ratio  budget")

@@ -11,22 +11,19 @@
 `SHADOWMMU_JIT=0` in the environment chooses the interpreter.
 """
 
-from .mode import JIT
+from .mode import JIT, Array
 
 from . import interpreted
 from .patch import PATCH, PatchError
 
 if JIT:
-    from . import cache
-
-    cache.place(PATCH.text)
     from . import compiled
-    from .compiled import (attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot,
-                           sync_vector, vcpu, walker, words, words32)
+    from .compiled import (attach, context, core, desc, entry_point, fault, meta, meta2, meta3, octets,
+                           page, rules, slot, sync_vector, vcpu, walker, words, words32)
 else:
     from .interpreted import (  # type: ignore[assignment]
-        attach, context, core, desc, fault, meta, meta2, meta3, octets, page, rules, slot, sync_vector, vcpu, walker,
-        words, words32)
+        attach, context, core, desc, entry_point, fault, meta, meta2, meta3, octets, page, rules, slot,
+        sync_vector, vcpu, walker, words, words32)
 
 
 def define_rules(fields):
@@ -36,6 +33,6 @@ def define_rules(fields):
         compiled.define_rules(fields)
 
 
-__all__ = ["JIT", "PATCH", "PatchError", "attach", "context", "core", "define_rules", "desc", "fault", "interpreted",
-           "meta", "meta2", "meta3", "octets", "page", "rules", "slot", "sync_vector", "vcpu", "walker", "words",
-           "words32"]
+__all__ = ["Array", "JIT", "PATCH", "PatchError", "attach", "context", "core", "define_rules", "desc",
+           "entry_point", "fault", "interpreted", "meta", "meta2", "meta3", "octets", "page", "rules", "slot", "sync_vector",
+           "vcpu", "walker", "words", "words32"]

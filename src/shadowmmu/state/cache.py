@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where compiled code is kept, and telling the user when it has to be made.
+"""Where compiled code is kept, what it depends on, and telling the user when it has to be made.
 
-numba's own cache looks at one file at a time: a changed callee in another file leaves a stale caller.  So the cache
-folder carries a hash of *all* core sources, of the patch in force, and of the versions that generate code.
+    ~/.cache/shadowmmu/<unit>-<key>.o         key: hash of the sources that the unit may reach, the patch, LLVM, CPU
 
-    ~/.cache/shadowmmu/<hash of sources + patch + versions>/
+Which sources those are follows from the house: a room reaches only rooms above it.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -14,83 +14,88 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-#: Rooms whose functions are compiled.
-CORE_ROOMS = ("state", "x86", "mmu", "rules", "vm", "oracle", "checker", "engines", "lab")
+#: Rooms with core functions, each with the rooms above it that its functions may call.
+_MMU = ("state", "x86", "mmu", "rules")
+REACHES = {
+    "state": ("state",), "x86": ("state", "x86"), "rules": _MMU, "mmu": _MMU, "vm": (*_MMU, "vm"),
+    "oracle": ("state", "x86", "oracle"), "engines": (*_MMU, "vm", "engines"),
+    "checker": (*_MMU, "vm", "oracle", "checker"), "lab": (*_MMU, "vm", "lab"),
+}
+EVERYTHING = tuple(REACHES)
 
 
-def key(patch_text=""):
-    """Hash of everything that decides the machine code (hex, 20 characters)."""
+@functools.cache
+def _digest(room):
+    """Hash of a room's sources."""
     digest = hashlib.sha256()
-    for room in CORE_ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
-            digest.update(str(path.relative_to(ROOT)).encode())
-            digest.update(path.read_bytes())
-    import llvmlite
-    import numba
-    digest.update(f"{numba.__version__} {llvmlite.__version__} {sys.version}".encode())
-    digest.update(patch_text.encode())
+    for path in sorted((ROOT / room).rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode())
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def key(path, patch_text="", host=""):
+    """Hash of everything that decides the machine code of functions in the file `path` (hex, 20 characters)."""
+    path = pathlib.Path(path).resolve()
+    digest = hashlib.sha256()
+    inside = ROOT in path.parents
+    for room in REACHES.get(path.relative_to(ROOT).parts[0], EVERYTHING) if inside else EVERYTHING:
+        digest.update(_digest(room))
+    if not inside:
+        for source in sorted(path.parent.glob("*.py")):
+            digest.update(source.read_bytes())
+    digest.update(f"{host} {sys.version}\0{patch_text}".encode())
     return digest.hexdigest()[:20]
 
 
 def folder():
-    """The user's cache folder for shadowmmu."""
+    """The user's cache folder for shadowmmu, made if it is not there."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return pathlib.Path(os.environ.get("SHADOWMMU_CACHE", os.path.join(base, "shadowmmu")))
-
-
-def place(patch_text=""):
-    """Point numba at the folder that belongs to these sources.  Called before the first function is defined."""
-    import numba
-    target = folder() / key(patch_text)
+    target = pathlib.Path(os.environ.get("SHADOWMMU_CACHE", os.path.join(base, "shadowmmu")))
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SystemExit(f"shadowmmu: cannot create the cache folder {target}: {error.strerror}") from None
-    numba.config.CACHE_DIR = str(target)
-    _Progress.install(cold=not any(target.iterdir()))
+    return target
 
 
-class _Progress:
-    """A line on stderr while functions are being compiled; silent when everything comes from the cache."""
+class Progress:
+    """What is being compiled, on stderr: a line that is rewritten on a terminal, else one line per unit that takes long."""
 
-    count = 0
-    started = None
-    last = 0.0
+    started, count, last, told = None, 0, 0.0, False
 
     @classmethod
-    def install(cls, cold):
-        from numba.core import event
-
-        class Listener(event.Listener):
-            def on_start(self, ev):
-                cls.compiling()
-
-            def on_end(self, ev):
-                pass
-
-        event.register("numba:compile", Listener())
-        cls.cold = cold
+    def begin(cls):
+        """A unit is wanted; nothing is shown unless it has to be compiled."""
+        cls.started, cls.count, cls.told = time.monotonic(), 0, False
 
     @classmethod
-    def compiling(cls):
-        now = time.monotonic()
-        if cls.started is None:
-            cls.started = now
-            import atexit
-            atexit.register(cls.finish)
+    def _show(cls, text):
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\rshadowmmu: compiling the core (kept in the cache): {text}\x1b[K")
+            sys.stderr.flush()
+        elif not cls.told:
+            print("shadowmmu: compiling the core (kept in the cache)", file=sys.stderr)
+        cls.told = True
+
+    @classmethod
+    def compiling(cls, name):
+        """A function is being translated."""
         cls.count += 1
-        if now - cls.started > 1 and now - cls.last > 0.2:
+        now = time.monotonic()
+        if now - cls.started > 0.5 and now - cls.last > 0.1:
             cls.last = now
-            first = "first run, compiling the core (kept in the cache)" if cls.cold else "compiling"
-            text = f"shadowmmu: {first}: {cls.count} functions, {now - cls.started:.0f} s"
-            if sys.stderr.isatty():
-                sys.stderr.write("\r" + text + "\x1b[K")
-                sys.stderr.flush()
-            elif cls.count % 50 == 0:
-                print(text, file=sys.stderr)
+            cls._show(f"{cls.count} functions, {now - cls.started:.0f} s")
 
     @classmethod
-    def finish(cls):
-        """End the progress line."""
-        if cls.last and sys.stderr.isatty():
-            sys.stderr.write("\n")
+    def optimising(cls):
+        """All functions are translated."""
+        if cls.count > 50:
+            cls._show(f"{cls.count} functions, optimising")
+
+    @classmethod
+    def done(cls):
+        """Take the line away."""
+        if cls.told and sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

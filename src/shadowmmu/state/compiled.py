@@ -1,134 +1,256 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiled storage: records are pointers into one buffer, functions are machine code (numba).
+"""Compiled storage: records are pointers into one buffer, functions are machine code (`native`).
+
+    core(function)          a function of the core; called from Python it is compiled with all that it reaches
+    entry_point(function)   the same, compiled together with the other entry points of its module
+    callback(result, ...)   a function that C code calls, by its `address`
 
 A record passes between functions as one pointer and reads like the kernel's C (`sp.unsync = 1`).  The `rules`
 record is declared by its own room before the first compilation (`define_rules`).
 """
 
-import numba
-import numpy
-from numba.core import types
-from numba.extending import intrinsic
+import ctypes
+import sys
 
-from . import layout
-from .patch import PATCH
+from . import cache, layout
+from .mode import Array
+from .native import kinds as k
+from .native import unit
+from .native.errors import CoreError
+from .native.translate import number
+from .patch import PATCH, PatchError
 
-_njit = numba.njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-
-
-def core(function):
-    """Compile a function of the core on its first call; the result is cached on disk."""
-    return _njit(PATCH.apply(function))
+_RECORDS = {name: k.record(name, fields) for name, fields in layout.RECORDS.items()}
 
 
-def _dtype(fields):
-    return numpy.dtype([(name, "i8") if count == 1 else (name, "i8", count) for name, count in fields.items()])
+class Builtin:
+    """A function that the compiler knows: emit(translator, node, arguments) gives its value."""
+
+    def __init__(self, emit):
+        self.emit = emit
+
+    def __call__(self, *arguments):
+        raise TypeError("records exist in core functions only; state.interpreted looks at them from outside")
 
 
-_DTYPES = {name: _dtype(fields) for name, fields in layout.RECORDS.items()}
-_TYPES = {name: numba.from_dtype(dtype) for name, dtype in _DTYPES.items()}
+def _pointer(t, node, arguments, kind):
+    vm, offset = arguments
+    if not isinstance(vm.kind, k.Record):
+        t.fail(node, f"the machine is needed here, not a {vm.kind.name}")
+    return k.Value(kind, (t.offset(vm.parts[0], t.integer(node, offset)),))
 
 
-def _pointer_at(result):
-    @intrinsic
-    def at(typing, vm, offset):
-        def generate(context, builder, signature, args):
-            word = context.get_value_type(types.int64)
-            address = builder.add(builder.ptrtoint(args[0], word), args[1])
-            return builder.inttoptr(address, context.get_value_type(result))
-
-        return result(vm, types.int64), generate
-
-    return at
+def _record(t, node, vm, table, name, index=None):
+    """Record number `index` of a table of the header."""
+    kind, size = _RECORDS[name]
+    at = t.header(node, vm, table)
+    if index is not None:
+        at = t.builder.add(at, t.builder.mul(t.integer(node, index), number(size)))
+    return k.Value(kind, (t.offset(vm.parts[0], at),))
 
 
-words = _pointer_at(types.CPointer(types.int64))
-_words32 = _pointer_at(types.CPointer(types.uint32))
-octets = _pointer_at(types.CPointer(types.uint8))
-words32 = _words32
-
-_HEADER = _TYPES["HEADER"]
+def _indexed(table, name):
+    return Builtin(lambda t, node, a: _record(t, node, a[0], table, name, a[1]))
 
 
-@intrinsic
-def attach(typing, address):
-    """First statement of an entry point: the `vm` behind the address that Python passed."""
-
-    def generate(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(_HEADER))
-
-    return _HEADER(types.int64), generate
-
-
-_page, _vcpu, _context, _slot, _desc, _meta, _large, _walker, _fault, _sync = (
-    _pointer_at(_TYPES[name]) for name in
-    ("PAGE", "VCPU", "CONTEXT", "SLOT", "DESC", "META", "META_LARGE", "WALKER", "FAULT", "SYNC"))
-PAGE, VCPU, CONTEXT, SLOT, DESC, META, LARGE, WALKER, FAULT = (
-    _DTYPES[name].itemsize for name in
-    ("PAGE", "VCPU", "CONTEXT", "SLOT", "DESC", "META", "META_LARGE", "WALKER", "FAULT"))
-
-
-@_njit
-def page(vm, i):
-    return _page(vm, vm.pages + i * PAGE)
-
-
-@_njit
-def vcpu(vm, i):
-    return _vcpu(vm, vm.vcpus + i * VCPU)
-
-
-@_njit
-def context(vm, i):
-    return _context(vm, vm.contexts + i * CONTEXT)
-
-
-@_njit
-def slot(vm, i):
-    return _slot(vm, vm.slots + i * SLOT)
-
-
-@_njit
-def desc(vm, i):
-    return _desc(vm, vm.descs + i * DESC)
-
-
-@_njit
-def meta(vm, i):
-    return _meta(vm, vm.meta + i * META)
-
-
-@_njit
-def meta2(vm, i):
-    return _large(vm, vm.meta2 + i * LARGE)
-
-
-@_njit
-def meta3(vm, i):
-    return _large(vm, vm.meta3 + i * LARGE)
-
-
-@_njit
-def walker(vm, i):
-    return _walker(vm, vm.walkers + i * WALKER)
-
-
-@_njit
-def fault(vm, i):
-    return _fault(vm, vm.faults + i * FAULT)
-
-
-@_njit
-def sync_vector(vm):
-    return _sync(vm, vm.sync)
+words = Builtin(lambda t, node, a: _pointer(t, node, a, k.WORDS))
+words32 = Builtin(lambda t, node, a: _pointer(t, node, a, k.WORDS32))
+octets = Builtin(lambda t, node, a: _pointer(t, node, a, k.OCTETS))
+page, vcpu, context, slot, desc = (_indexed(*pair) for pair in (
+    ("pages", "PAGE"), ("vcpus", "VCPU"), ("contexts", "CONTEXT"), ("slots", "SLOT"), ("descs", "DESC")))
+meta, meta2, meta3, walker, fault = (_indexed(*pair) for pair in (
+    ("meta", "META"), ("meta2", "META_LARGE"), ("meta3", "META_LARGE"), ("walkers", "WALKER"), ("faults", "FAULT")))
+sync_vector = Builtin(lambda t, node, a: _record(t, node, a[0], "sync", "SYNC"))
+rules = Builtin(lambda t, node, a: _record(t, node, a[0], "rules", "RULES"))
+#: First statement of an entry point: the `vm` behind the address that Python passed.
+attach = Builtin(lambda t, node, a: k.Value(_RECORDS["HEADER"][0],
+                                             (t.builder.inttoptr(t.integer(node, a[0]), k.POINTER),)))
 
 
 def define_rules(fields):
     """Declare the rules record (its fields belong to the room `rules`)."""
-    global _rules
-    _rules = _pointer_at(numba.from_dtype(_dtype(fields)))
+    _RECORDS["RULES"] = k.record("RULES", fields)
 
 
-@_njit
-def rules(vm):
-    return _rules(vm, vm.rules)
+# ---- functions
+
+#: Module name -> its entry points, its callbacks.
+_ENTRIES, _CALLBACKS = {}, {}
+_SIMPLE = {"int": ctypes.c_int64, "bool": ctypes.c_int64, "void": None}
+
+
+def _bits(argument):
+    """Bits per element of something that can be a table, or None."""
+    size = getattr(argument, "itemsize", None)
+    if size is None and isinstance(argument, ctypes.Array):
+        size = ctypes.sizeof(argument._type_)
+    return {8: 64, 4: 32, 1: 8}.get(size)
+
+
+def _is_number(argument):
+    return isinstance(argument, int) or hasattr(argument, "__index__") and not hasattr(argument, "__len__")
+
+
+def _kind_of(argument):
+    """Kind of an argument that Python passes."""
+    if _is_number(argument):
+        return k.INT
+    if isinstance(argument, tuple):
+        return k.group([_kind_of(item) for item in argument], type(argument) if hasattr(argument, "_fields") else None)
+    bits = _bits(argument)
+    if bits is None:
+        raise TypeError(f"a core function cannot take a {type(argument).__name__}")
+    return k.ARRAYS[bits]
+
+
+def _flat(argument, out):
+    """Append the machine values of an argument."""
+    if _is_number(argument):
+        out.append(int(argument))
+    elif isinstance(argument, tuple):
+        for item in argument:
+            _flat(item, out)
+    else:
+        interface = getattr(argument, "__array_interface__", None)
+        address = interface["data"][0] if interface else ctypes.addressof(
+            argument if isinstance(argument, ctypes.Array) else (ctypes.c_char * 0).from_buffer(argument))
+        out += [address, len(argument)]
+
+
+def _rebuild(signature, words_out, at):
+    """(value, next place) of a result that came back in a table."""
+    if isinstance(signature, list):
+        items = []
+        for inner in signature:
+            item, at = _rebuild(inner, words_out, at)
+            items.append(item)
+        return tuple(items), at
+    return bool(words_out[at]) if signature == "bool" else words_out[at], at + 1
+
+
+def _count(signature):
+    return sum(map(_count, signature)) if isinstance(signature, list) else 1
+
+
+def _callable(address, signature, parts):
+    """A Python function for machine code; `parts` machine values go in."""
+    if not isinstance(signature, list):
+        call = ctypes.CFUNCTYPE(_SIMPLE[signature], *[ctypes.c_int64] * parts)(address)
+        return (lambda *a: bool(call(*a))) if signature == "bool" else call
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * parts, ctypes.c_void_p)(address)
+    table = ctypes.c_int64 * _count(signature)
+
+    def several(*arguments):
+        out = table()
+        call(*arguments, out)
+        return _rebuild(signature, out, 0)[0]
+
+    return several
+
+
+def _load(name, path, exports):
+    """Load a unit (from the cache if it has a path); a mistake in a patch is the user's, with the line."""
+    cache.Progress.begin()
+    try:
+        return unit.load(name, path and cache.key(path, PATCH.text, unit.host()), exports)
+    except CoreError as error:
+        if PATCH.path and str(error).startswith(PATCH.path):
+            raise PatchError(str(error)) from None
+        raise
+
+
+class CoreFunction:
+    """A compiled function; `core` is the Python function."""
+
+    def __init__(self, function, is_entry):
+        self.core, self.is_entry = function, is_entry
+        self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
+        self.ready = {}
+
+    def __call__(self, *arguments):
+        if self.ready:
+            plain = self.ready.get(len(arguments))
+            if plain is not None:
+                try:
+                    return plain(*arguments)
+                except ctypes.ArgumentError:
+                    pass
+        kinds = tuple(_kind_of(a) for a in arguments)
+        made = self.ready.get(kinds)
+        if made is None:
+            made = self._compile(kinds)
+        flat = []
+        for argument in arguments:
+            _flat(argument, flat)
+        return made(*flat)
+
+    def kinds(self):
+        """Kinds of an entry point's parameters, from their annotations."""
+        code = self.core.__code__
+        notes = self.core.__annotations__
+        return tuple(k.ARRAYS[64] if notes.get(name) == Array else k.INT for name in code.co_varnames[:code.co_argcount])
+
+    def _compile(self, kinds):
+        path = self.core.__code__.co_filename
+        if self.is_entry and kinds == self.kinds():
+            group = _ENTRIES[self.__module__]
+            made = _load(self.__module__, sys.modules[self.__module__].__file__,
+                         lambda: [unit.Export(f"{f.__module__}.{f.__name__}", f.core, f.kinds()) for f in group])
+            for function in group:
+                function._take(function.kinds(), *made[f"{function.__module__}.{function.__name__}"])
+        else:
+            name = f"{self.__module__}.{self.__name__}"
+            suffix = "".join({"int": "i"}.get(kind.name, "t") for kind in kinds)
+            made = _load(f"{name}-{suffix}", path, lambda: [unit.Export(f"{name}-{suffix}", self.core, kinds)])
+            self._take(kinds, *made[f"{name}-{suffix}"])
+        return self.ready[kinds]
+
+    def _take(self, kinds, address, signature):
+        made = _callable(address, signature, sum(len(kind.parts) for kind in kinds))
+        self.ready[kinds] = made
+        if all(kind is k.INT for kind in kinds):
+            self.ready[len(kinds)] = made
+
+
+def core(function):
+    """Compile a function of the core with the first that needs it; the result is cached on disk."""
+    return CoreFunction(PATCH.apply(function), False)
+
+
+def entry_point(function):
+    """A core function that Python calls.  Unannotated parameters are integers, `Array` ones tables of words."""
+    made = CoreFunction(PATCH.apply(function), True)
+    _ENTRIES.setdefault(function.__module__, []).append(made)
+    return made
+
+
+class Callback:
+    """A core function that C code calls at `address`."""
+
+    def __init__(self, function, result, arguments):
+        self.core, self.foreign, self.__doc__ = function, (result, arguments), function.__doc__
+        self.found = None
+
+    @property
+    def address(self):
+        if self.found is None:
+            module = self.core.__module__
+            # a local function may use what its surroundings hold: it is compiled alone and not kept
+            local = self.core.__closure__ is not None
+            group = [self] if local else _CALLBACKS[module]
+            made = _load(f"{module}.callbacks", None if local else sys.modules[module].__file__,
+                         lambda: [unit.Export(f"{module}.{c.core.__name__}.callback", c.core,
+                                              (k.INT,) * len(c.foreign[1]), c.foreign) for c in group])
+            for c in group:
+                c.found = made[f"{module}.{c.core.__name__}.callback"][0]
+        return self.found
+
+
+def callback(result, *arguments):
+    """Decorator: types by name ("i64", "i32", "u32", "u8", result also "void"); in the function all are integers."""
+    def decorate(function):
+        made = Callback(function, result, arguments)
+        if function.__closure__ is None:
+            _CALLBACKS.setdefault(function.__module__, []).append(made)
+        return made
+    return decorate

@@ -16,6 +16,10 @@ def core(function):
     return PATCH.apply(function)
 
 
+#: Entry points are ordinary functions here.
+entry_point = core
+
+
 def _wrap(value):
     """Two's complement: what a 64-bit register would hold."""
     value &= U64

@@ -75,6 +75,7 @@ class Patch:
         made: dict = {}
         exec(compile(ast.Module([node], []), self.path, "exec"), function.__globals__, made)
         replacement = made[node.name]
+        replacement._core_node = node, self.path
         replacement.__defaults__ = replacement.__defaults__ or function.__defaults__
         return replacement
 

@@ -6,11 +6,11 @@ Compiled, the handle is an address; interpreted, it is the state itself (`state.
 
 from .. import state
 from ..mmu import contexts, dirty, flush, geometry, host, inject, roots, walk, writes, zap
-from ..state import core
+from ..state import core, entry_point
 from . import emulation, entry, exits, invalidation, operations, registers
 
 
-@core
+@entry_point
 def create_vcpu(handle, v):
     """kvm_mmu_create and the first kvm_init_mmu: contexts without roots, their special frames."""
     vm = state.attach(handle)
@@ -46,55 +46,55 @@ def clear_frame(vm, pfn):
         geometry.write_spte(vm, at + i, 0)
 
 
-@core
+@entry_point
 def set_cr0(handle, v, value):
     vm = state.attach(handle)
     return registers.set_cr0(vm, state.vcpu(vm, v), value)
 
 
-@core
+@entry_point
 def set_cr3(handle, v, value):
     vm = state.attach(handle)
     return registers.set_cr3(vm, state.vcpu(vm, v), value)
 
 
-@core
+@entry_point
 def set_cr4(handle, v, value):
     vm = state.attach(handle)
     return registers.set_cr4(vm, state.vcpu(vm, v), value)
 
 
-@core
+@entry_point
 def set_efer(handle, v, value, from_host):
     vm = state.attach(handle)
     return registers.set_efer(vm, state.vcpu(vm, v), value, from_host)
 
 
-@core
+@entry_point
 def set_sregs(handle, v, cr0, cr3, cr4, efer):
     vm = state.attach(handle)
     return registers.set_sregs(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
 
 
-@core
+@entry_point
 def smm_changed(handle, v, entering):
     vm = state.attach(handle)
     registers.smm_changed(vm, state.vcpu(vm, v), entering)
 
 
-@core
+@entry_point
 def reset_vcpu(handle, v):
     vm = state.attach(handle)
     registers.reset(vm, state.vcpu(vm, v))
 
 
-@core
+@entry_point
 def after_set_cpuid(handle, v):
     vm = state.attach(handle)
     contexts.after_set_cpuid(vm, state.vcpu(vm, v))
 
 
-@core
+@entry_point
 def hardware_registers(handle, v):
     """CR0, CR4, EFER that the CPU really runs with."""
     vm = state.attach(handle)
@@ -102,149 +102,149 @@ def hardware_registers(handle, v):
     return registers.hardware_cr0(vcpu), registers.hardware_cr4(vcpu), registers.hardware_efer(vcpu)
 
 
-@core
+@entry_point
 def invlpg(handle, v, gva):
     vm = state.attach(handle)
     invalidation.invlpg(vm, state.vcpu(vm, v), gva)
 
 
-@core
+@entry_point
 def invpcid(handle, v, kind, pcid, gva):
     vm = state.attach(handle)
     return invalidation.invpcid(vm, state.vcpu(vm, v), kind, pcid, gva)
 
 
-@core
+@entry_point
 def enter(handle, v):
     vm = state.attach(handle)
     return entry.enter(vm, state.vcpu(vm, v))
 
 
-@core
+@entry_point
 def handle_page_fault(handle, v, gva, error_code):
     vm = state.attach(handle)
     return exits.handle_page_fault(vm, state.vcpu(vm, v), gva, error_code)
 
 
-@core
+@entry_point
 def gva_to_gpa(handle, v, gva, access):
     vm = state.attach(handle)
     return walk.gva_to_gpa(vm, state.vcpu(vm, v), gva, access)
 
 
-@core
+@entry_point
 def fetch_gpa(handle, v, gva):
     vm = state.attach(handle)
     return emulation.fetch_gpa(vm, state.vcpu(vm, v), gva)
 
 
-@core
+@entry_point
 def system_gpa(handle, v, gva, write):
     vm = state.attach(handle)
     return emulation.system_gpa(vm, state.vcpu(vm, v), gva, write)
 
 
-@core
+@entry_point
 def std_gpa(handle, v, gva):
     vm = state.attach(handle)
     return emulation.std_gpa(vm, state.vcpu(vm, v), gva)
 
 
-@core
+@entry_point
 def data_gpa(handle, v, gva, write):
     vm = state.attach(handle)
     return emulation.data_gpa(vm, state.vcpu(vm, v), gva, write)
 
 
-@core
+@entry_point
 def is_mmio(handle, v, gva, gpa, write):
     vm = state.attach(handle)
     return emulation.is_mmio(vm, state.vcpu(vm, v), gva, gpa, write)
 
 
-@core
+@entry_point
 def ram_offset(handle, v, gpa):
     vm = state.attach(handle)
     return emulation.ram_offset(vm, state.vcpu(vm, v), gpa)
 
 
-@core
+@entry_point
 def written(handle, v, gpa, size):
     vm = state.attach(handle)
     emulation.written(vm, state.vcpu(vm, v), gpa, size)
 
 
-@core
+@entry_point
 def retry_instruction(handle, v, addr, allowed, writes_page_table):
     vm = state.attach(handle)
     return emulation.retry_instruction(vm, state.vcpu(vm, v), addr, allowed, writes_page_table)
 
 
-@core
+@entry_point
 def unprotect_and_retry(handle, v, addr):
     vm = state.attach(handle)
     return writes.unprotect_gfn_and_retry(vm, state.vcpu(vm, v), addr)
 
 
-@core
+@entry_point
 def queue_exception(handle, v, vector, has_error, error):
     vm = state.attach(handle)
     inject.queue(state.vcpu(vm, v), vector, has_error, error, 0, 0)
 
 
-@core
+@entry_point
 def emulated_page_fault(handle, v, error, address):
     vm = state.attach(handle)
     inject.emulated_page_fault(vm, state.vcpu(vm, v), error, address)
 
 
-@core
+@entry_point
 def create_memslot(handle, as_id, slot_id, base_gfn, npages, hva, flags):
     return dirty.create_memslot(state.attach(handle), as_id, slot_id, base_gfn, npages, hva, flags)
 
 
-@core
+@entry_point
 def delete_memslot(handle, as_id, slot_id):
     return dirty.delete_memslot(state.attach(handle), as_id, slot_id)
 
 
-@core
+@entry_point
 def move_memslot(handle, as_id, slot_id, base_gfn):
     return dirty.move_memslot(state.attach(handle), as_id, slot_id, base_gfn)
 
 
-@core
+@entry_point
 def set_memslot_flags(handle, as_id, slot_id, flags):
     return dirty.set_flags(state.attach(handle), as_id, slot_id, flags)
 
 
-@core
-def get_dirty_log(handle, as_id, slot_id, out):
+@entry_point
+def get_dirty_log(handle, as_id, slot_id, out: state.Array):
     return dirty.get_dirty_log(state.attach(handle), as_id, slot_id, out)
 
 
-@core
+@entry_point
 def unmap_host_pages(handle, hva, npages):
     dirty.unmap_host_pages(state.attach(handle), hva, npages)
 
 
-@core
+@entry_point
 def age_memslot(handle, as_id, slot_id, start, end, test_only):
     vm = state.attach(handle)
     return dirty.age_gfn_range(vm, dirty.find_slot(vm, as_id, slot_id), start, end, test_only)
 
 
-@core
+@entry_point
 def set_nr_mmu_pages(handle, n):
     return dirty.set_nr_mmu_pages(state.attach(handle), n)
 
 
-@core
+@entry_point
 def zap_all_fast(handle):
     zap.zap_all_fast(state.attach(handle))
 
 
-@core
+@entry_point
 def destroy(handle):
     """kvm_destroy_vm: the MMU notifier is released (everything is zapped), then each vCPU puts its roots."""
     vm = state.attach(handle)
@@ -253,37 +253,37 @@ def destroy(handle):
         contexts.unload(vm, state.vcpu(vm, v))
 
 
-@core
+@entry_point
 def remote_tlbs(handle):
     flush.remote_tlbs(state.attach(handle))
 
 
-@core
+@entry_point
 def read_guest(handle, v, gpa, size):
     vm = state.attach(handle)
     return host.read_guest(vm, state.vcpu(vm, v), gpa, size)
 
 
-@core
+@entry_point
 def write_guest(handle, v, gpa, value, size):
     """A write from outside the guest (KVM's kvm_write_guest): memory changes, the MMU is not told."""
     vm = state.attach(handle)
     return host.write_guest(vm, state.vcpu(vm, v), gpa, value, size)
 
 
-@core
+@entry_point
 def track_write(handle, v, gpa, size):
     vm = state.attach(handle)
     writes.track_write(vm, state.vcpu(vm, v), gpa, size)
 
 
-@core
+@entry_point
 def load(handle, v, gva, size, access):
     vm = state.attach(handle)
     return operations.load(vm, state.vcpu(vm, v), gva, size, access)
 
 
-@core
+@entry_point
 def store(handle, v, gva, value, size):
     vm = state.attach(handle)
     return operations.store(vm, state.vcpu(vm, v), gva, value, size)

@@ -9,17 +9,15 @@ The block (int64 cells) is shared with `hooks` (cells 0..3) and with Python.  Wh
 Python how far the exit has been handled.
 """
 
-from numba import cfunc, types
-
 from ... import state
 from ...mmu import counters, events
 from ...state import core
+from ...state.foreign import call1, call2, callback, load32, load64, store64
 from ...vm import entry, exits
 from ...x86.bits import PFERR_PRESENT, PFERR_RSVD
 from . import exits as svm
 from . import hooks
 from . import offsets as o
-from .native import call1, call2, load32, load64, store64
 
 (GVA, ERROR, RIP, INTERRUPTED, HANDLE, VCPU, CONTROL, VERDICT, FLUSH_TLB, FLUSH_PAGE, EVENT_LIMIT, WORLD_SWITCH,
  RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, CELLS) = range(16)
@@ -117,6 +115,6 @@ def page_fault(block):
 AVAILABLE = state.JIT
 
 if AVAILABLE:
-    @cfunc(types.int64(types.int64), cache=True)
+    @callback("i64", "i64")
     def handle(block):
         return page_fault(block)

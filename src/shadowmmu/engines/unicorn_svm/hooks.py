@@ -19,12 +19,24 @@ may be a Python function: the jump would go over its frames.
 The callbacks share one *control block* of int64 cells with Python; its address is their `user_data`.
 """
 
-from numba import cfunc, njit, types
-
+from ...state.foreign import (
+    call1,
+    call3,
+    call4,
+    callback,
+    load8,
+    load16,
+    load32,
+    load64,
+    native,
+    store8,
+    store16,
+    store32,
+    store64,
+)
 from . import exits as ex
 from . import offsets as o
 from . import quick
-from .native import call1, call3, call4, load8, load16, load32, load64, store8, store16, store32, store64
 
 # Cells of the control block
 (ENV, CPU, VMCB, EXIT_CALLBACK, FAST_PATH, FAST_ARGUMENT,
@@ -55,17 +67,17 @@ PAGE = 4096
 NO_LIMIT = (1 << 63) - 1
 
 
-@njit(inline="always")
+@native
 def get(control, cell):
     return load64(control + 8 * cell)
 
 
-@njit(inline="always")
+@native
 def put(control, cell, value):
     store64(control + 8 * cell, value)
 
 
-@njit
+@native
 def kick(cpu):
     """Make the engine take an INTR exit before the next translated block.
 
@@ -76,7 +88,7 @@ def kick(cpu):
     store32(cpu + o.CPU_TCG_EXIT_REQ, 1)
 
 
-@njit
+@native
 def leave(control, uc, cpu):
     """End uc_emu_start. Requests still open would exit again before it ends, so they are put aside."""
     requests = cpu + o.CPU_INTERRUPT_REQUEST
@@ -88,7 +100,7 @@ def leave(control, uc, cpu):
     call1(get(control, EMU_STOP), uc)
 
 
-@njit
+@native
 def mmu_index(env):
     hflags = load32(env + o.HFLAGS)
     if hflags & o.HF_CPL == 3:
@@ -98,7 +110,7 @@ def mmu_index(env):
     return o.MMU_KSMAP
 
 
-@njit
+@native
 def fetch_instruction(control, env):
     """Copy up to 15 bytes at CS:RIP into the control block, as far as the engine may execute them.
 
@@ -131,7 +143,7 @@ def fetch_instruction(control, env):
     return count
 
 
-@njit
+@native
 def prefix_length(control, env):
     """Number of prefix bytes before the opcode among the fetched bytes."""
     code64 = load32(env + o.HFLAGS) & o.HF_CS64
@@ -146,7 +158,7 @@ def prefix_length(control, env):
     return count
 
 
-@njit
+@native
 def has_rep_prefix(control, length):
     at = control + 8 * CODE_0
     for index in range(length):
@@ -155,7 +167,7 @@ def has_rep_prefix(control, length):
     return 0
 
 
-@njit
+@native
 def deliver_event(control, env, cpu):
     """Push the pending event through the guest's IDT. May not return (see the module's text)."""
     put(control, EVENT_PENDING, 0)
@@ -189,7 +201,7 @@ def deliver_event(control, env, cpu):
     store32(vmcb + o.VMCB_EVENT_INJ, 0)
 
 
-@njit
+@native
 def requeue_interrupted_event(control):
     """The fault that interrupted a delivery was repaired: deliver the same event again."""
     if get(control, EXIT_INT_INFO) != 0:
@@ -200,7 +212,7 @@ def requeue_interrupted_event(control):
         put(control, EXIT_INT_INFO, 0)
 
 
-@njit
+@native
 def reflect_exception(control, vector, error):
     """An exception nobody intercepts goes to the guest; returns False on a triple fault (APM 8.2.9)."""
     before = get(control, EXIT_INT_INFO)
@@ -228,7 +240,7 @@ def reflect_exception(control, vector, error):
     return True
 
 
-@njit
+@native
 def is_prefetch_fault(control, env, cpu, address, error):
     """True for a fetch fault of the translator that no instruction has earned yet; arranges the retry.
 
@@ -249,7 +261,7 @@ def is_prefetch_fault(control, env, cpu, address, error):
     return True
 
 
-@njit
+@native
 def complete_io(control, env):
     """Finish a non-string IN or OUT after Python looked at it."""
     if get(control, IO_IN):
@@ -270,7 +282,7 @@ def complete_io(control, env):
     store32(env + o.HFLAGS, load32(env + o.HFLAGS) & ~o.HF_INHIBIT_IRQ)
 
 
-@njit
+@native
 def uncount_unfinished(control, env):
     """A block was counted whole when it began; take back what was not executed."""
     size = get(control, BLOCK_SIZE)
@@ -286,7 +298,7 @@ def uncount_unfinished(control, env):
     put(control, BLOCK_SIZE, 0)
 
 
-@njit
+@native
 def quick_exit(control, env, code):
     """Exits that `quick` can answer; 1 when the guest may go on."""
     block = get(control, QUICK)
@@ -315,12 +327,12 @@ def quick_exit(control, env, code):
     return 1
 
 
-@cfunc(types.void(types.int64, types.uint32, types.int64), cache=True)
+@callback("void", "i64", "u32", "i64")
 def on_interrupt(uc, number, control):
     env = get(control, ENV)
     cpu = get(control, CPU)
     vmcb = get(control, VMCB)
-    code = types.int64(number) - o.EXCP_VMEXIT
+    code = number - o.EXCP_VMEXIT
     # What the exit says, before anything below can overwrite it.
     address = load64(vmcb + o.VMCB_EXIT_INFO_2)
     error = load32(env + o.ERROR_CODE)
@@ -400,7 +412,7 @@ def on_interrupt(uc, number, control):
         deliver_event(control, env, cpu)
 
 
-@njit
+@native
 def io_permitted(control, env, port, size):
     """The permission check the engine leaves out: IOPL, then the bitmap of a 32-bit or 64-bit TSS."""
     flags = load64(env + o.EFLAGS)
@@ -423,7 +435,7 @@ def io_permitted(control, env, port, size):
     return (bits >> (port & 7)) & ((1 << size) - 1) == 0
 
 
-@njit
+@native
 def io_exit(control, port, size, is_in, value):
     """Common part of IN and OUT. A plain one becomes an exit; a string element calls Python from inside."""
     env = get(control, ENV)
@@ -450,17 +462,17 @@ def io_exit(control, port, size, is_in, value):
     return get(control, IO_VALUE)
 
 
-@cfunc(types.uint32(types.int64, types.uint32, types.int32, types.int64), cache=True)
+@callback("u32", "i64", "u32", "i32", "i64")
 def on_in(uc, port, size, control):
-    return types.uint32(io_exit(control, types.int64(port), types.int64(size), 1, 0))
+    return io_exit(control, port, size, 1, 0)
 
 
-@cfunc(types.void(types.int64, types.uint32, types.int32, types.uint32, types.int64), cache=True)
+@callback("void", "i64", "u32", "i32", "u32", "i64")
 def on_out(uc, port, size, value, control):
-    io_exit(control, types.int64(port), types.int64(size), 0, types.int64(value))
+    io_exit(control, port, size, 0, value)
 
 
-@njit
+@native
 def load_flat_segment(env, segment, selector, flags):
     at = env + o.SEGS + o.SEG_SIZE * segment
     store32(at + o.SEG_SELECTOR, selector)
@@ -472,7 +484,7 @@ def load_flat_segment(env, segment, selector, flags):
 FLAT_CODE32, FLAT_CODE64, FLAT_DATA = 0xC09B00, 0xA09B00, 0xC09300
 
 
-@njit
+@native
 def enter_kernel_segments(env, selector, long_mode):
     """CS, SS and the mode bits as SYSCALL and SYSENTER load them."""
     load_flat_segment(env, 1, selector & 0xFFFC, FLAT_CODE64 if long_mode else FLAT_CODE32)
@@ -489,7 +501,7 @@ def enter_kernel_segments(env, selector, long_mode):
     store32(env + o.HFLAGS, hflags)
 
 
-@cfunc(types.void(types.int64, types.int64), cache=True)
+@callback("void", "i64", "i64")
 def on_syscall(uc, control):
     """SYSCALL (APM volume 3). The engine only calls the hook and then adds the length to RIP."""
     env = get(control, ENV)
@@ -521,7 +533,7 @@ def on_syscall(uc, control):
     store64(env + o.EIP, target - length)
 
 
-@cfunc(types.void(types.int64, types.int64), cache=True)
+@callback("void", "i64", "i64")
 def on_sysenter(uc, control):
     """SYSENTER outside 64-bit code; in 64-bit code the engine raises #UD itself, as AMD CPUs do."""
     env = get(control, ENV)
@@ -537,7 +549,7 @@ def on_sysenter(uc, control):
     store64(env + o.EIP, (load64(env + o.SYSENTER_EIP) & 0xFFFFFFFF) - length)
 
 
-@njit
+@native
 def count_slot(table, pc, size):
     """Address of the table entry for a block: key (pc ^ size << 48), value (instructions)."""
     key = pc ^ (size << 48)
@@ -545,7 +557,7 @@ def count_slot(table, pc, size):
     return table + 16 * index, key
 
 
-@cfunc(types.void(types.int64, types.int64, types.int64, types.int64), cache=True)
+@callback("void", "i64", "i64", "i64", "i64")
 def on_translated(uc, current, previous, control):
     """Remember how many instructions a freshly translated block has (uc_tb: pc, icount u16, size u16)."""
     pc = load64(current)
@@ -556,10 +568,9 @@ def on_translated(uc, current, previous, control):
     store64(slot + 8, count)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.int64), cache=True)
+@callback("void", "i64", "i64", "u32", "i64")
 def on_block(uc, pc, size, control):
     """Count a block about to run; the limit is tested here, and acts before the block's first instruction."""
-    size = types.int64(size)
     slot, key = count_slot(get(control, COUNT_TABLE), pc, size)
     count = load64(slot + 8) if load64(slot) == key else max(1, size // 4)
     total = get(control, COUNT)
@@ -574,7 +585,7 @@ def on_block(uc, pc, size, control):
     put(control, BLOCK_COUNT, count)
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.int64), cache=True)
+@callback("void", "i64", "i64", "u32", "i64")
 def on_instruction(uc, pc, size, control):
     """Exact counting: called before every instruction, with RIP and flags in the CPU record."""
     total = get(control, COUNT)

@@ -9,11 +9,9 @@ The clock lives here: now = COUNT + CLOCK_OFFSET nanoseconds (`hooks`).  Python 
 While events are recorded CPUID and ports go to Python, which knows KVM's tracepoints; KVM sees no RDTSC at all.
 """
 
-from numba import njit
-
+from ...state.foreign import load8, load32, load64, native, store8, store64
 from . import exits as ex
 from . import offsets as o
-from .native import load8, load32, load64, store8, store64
 
 # Cells of the quick block; its address is in the control block
 (ENABLED, CLOCK_OFFSET, TSC_AUX, IO_TIME, PORTS, SERIAL_BASE, SERIAL_READY, SERIAL_STATUS, SERIAL_BUFFER, SERIAL_COUNT,
@@ -25,17 +23,17 @@ LINE_STATUS = 5
 CR4_TSD = 1 << 2
 
 
-@njit(inline="always")
+@native
 def cell(block, number):
     return load64(block + 8 * number)
 
 
-@njit(inline="always")
+@native
 def set_cell(block, number, value):
     store64(block + 8 * number, value)
 
 
-@njit
+@native
 def skip(env, length):
     """The instruction is complete."""
     rip = load64(env + o.EIP) + length
@@ -46,7 +44,7 @@ def skip(env, length):
     store8(env + o.HFLAGS, hflags & 0xFF & ~o.HF_INHIBIT_IRQ)
 
 
-@njit
+@native
 def time_stamp(block, env, count, with_aux, length):
     """RDTSC and RDTSCP."""
     now = count + cell(block, CLOCK_OFFSET)
@@ -57,7 +55,7 @@ def time_stamp(block, env, count, with_aux, length):
     skip(env, length)
 
 
-@njit
+@native
 def cpuid(block, env, length):
     """CPUID from the table; 0 when Python has not answered this one yet."""
     leaf = load64(env + o.REGS) & 0xFFFFFFFF
@@ -75,7 +73,7 @@ def cpuid(block, env, length):
     return 0
 
 
-@njit
+@native
 def port(block, number, size, is_in, value):
     """A port access that no device has to see: the value read (0 for OUT), or -1."""
     claimed = False
@@ -98,13 +96,13 @@ def port(block, number, size, is_in, value):
     return -1
 
 
-@njit
+@native
 def may_read_time(env):
     """RDTSCP's exit comes before the engine's check of CR4.TSD."""
     return load64(env + o.CR + 32) & CR4_TSD == 0 or load32(env + o.HFLAGS) & o.HF_CPL == 0
 
 
-@njit
+@native
 def take(block, env, code, count, length):
     """One of RDTSC, RDTSCP, CPUID: 1 when it is done.  `length`: of the instruction, with its prefixes."""
     if code == ex.RDTSC or code == ex.RDTSCP and may_read_time(env):

@@ -18,12 +18,11 @@ import ctypes
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import cfunc, njit, types
 
+from ...state.foreign import call1, call3, callback, load8, load64, native, store8, store16, store32, store64
 from . import offsets as o
 from .errors import EngineError
 from .hooks import get, put
-from .native import call1, call3, load8, load64, store8, store16, store32, store64
 
 PAGE = 4096
 CODE_BASE = 0x1000_0000
@@ -65,7 +64,7 @@ class StepResult:
     repeats: bool = False
 
 
-@njit
+@native
 def slot_of(control, page):
     """Scratch page for a linear page; the same one throughout the instruction."""
     slots = get(control, SLOTS)
@@ -81,20 +80,20 @@ def slot_of(control, page):
     return count
 
 
-@njit
+@native
 def scratch(control, gva):
     """Host address of the scratch byte for linear address gva."""
     page = gva & ~(PAGE - 1)
     return get(control, DATA_MEMORY) + PAGE * slot_of(control, page) + (gva & (PAGE - 1))
 
 
-@njit
+@native
 def linear_of(control, physical):
     offset = physical - DATA_BASE
     return load64(get(control, SLOTS) + 8 * (offset // PAGE)) + (offset & (PAGE - 1))
 
 
-@cfunc(types.boolean(types.int64, types.int64, types.int32, types.int64, types.int64), cache=True)
+@callback("u8", "i64", "i64", "i32", "i64", "i64")
 def on_tlb_fill(uc, page, kind, entry, control):
     if kind == MEM_FETCH:
         # The page of RIP and the one after it, in case the instruction crosses.
@@ -107,7 +106,7 @@ def on_tlb_fill(uc, page, kind, entry, control):
     return True
 
 
-@cfunc(types.void(types.int64, types.int64, types.uint32, types.int64), cache=True)
+@callback("void", "i64", "i64", "u32", "i64")
 def on_block(uc, pc, size, control):
     """The block is one instruction. Ask for the end now, but let this block run: only the loop looks."""
     call1(get(control, EMU_STOP), uc)
@@ -116,12 +115,12 @@ def on_block(uc, pc, size, control):
     store32(cpu + o.CPU_TCG_EXIT_REQ, 0)
 
 
-@cfunc(types.void(types.int64, types.int32, types.int64, types.int32, types.int64, types.int64), cache=True)
+@callback("void", "i64", "i32", "i64", "i32", "i64", "i64")
 def on_read(uc, kind, physical, size, value, control):
     gva = linear_of(control, physical)
     if get(control, FAULTED):
         return
-    if call3(get(control, READ_CALLBACK), gva, types.int64(size), 0) != 0:
+    if call3(get(control, READ_CALLBACK), gva, size, 0) != 0:
         put(control, FAULTED, 1)
         return
     buffer = get(control, READ_BUFFER)
@@ -136,7 +135,7 @@ def on_read(uc, kind, physical, size, value, control):
                 store8(scratch(control, start + index), load8(log + 24 * entry + 16 + index))
 
 
-@cfunc(types.void(types.int64, types.int32, types.int64, types.int32, types.int64, types.int64), cache=True)
+@callback("void", "i64", "i32", "i64", "i32", "i64", "i64")
 def on_write(uc, kind, physical, size, value, control):
     count = get(control, LOG_COUNT)
     if count == LOG_ENTRIES:
@@ -144,15 +143,15 @@ def on_write(uc, kind, physical, size, value, control):
         return
     at = get(control, LOG) + 24 * count
     store64(at, linear_of(control, physical))
-    store64(at + 8, types.int64(size))
+    store64(at + 8, size)
     store64(at + 16, value)
     put(control, LOG_COUNT, count + 1)
 
 
-@cfunc(types.void(types.int64, types.uint32, types.int64), cache=True)
+@callback("void", "i64", "u32", "i64")
 def on_interrupt(uc, number, control):
     env = get(control, ENV)
-    put(control, VECTOR, types.int64(number))
+    put(control, VECTOR, number)
     put(control, ERROR, load64(env + o.ERROR_CODE) & 0xFFFFFFFF)
     put(control, SOFTWARE, load64(env + o.EXCEPTION_IS_INT) & 1)
     store32(env + o.EXCEPTION_IS_INT, 0)
@@ -198,12 +197,12 @@ class InstructionStepper:
                             (LOG, self._log.ctypes.data), (READ_BUFFER, self._buffer_address)):
             self._cells[cell] = value
         from unicorn import unicorn_const as uc
-        for kind, callback in ((uc.UC_HOOK_TLB_FILL, on_tlb_fill), (uc.UC_HOOK_BLOCK, on_block),
+        for kind, hook_function in ((uc.UC_HOOK_TLB_FILL, on_tlb_fill), (uc.UC_HOOK_BLOCK, on_block),
                                (uc.UC_HOOK_MEM_READ, on_read), (uc.UC_HOOK_MEM_WRITE, on_write),
                                (uc.UC_HOOK_INTR, on_interrupt)):
             hook = ctypes.c_size_t()
             status = self._library.uc_hook_add(
-                self._arguments[0], ctypes.byref(hook), ctypes.c_int(kind), ctypes.c_void_p(callback.address),
+                self._arguments[0], ctypes.byref(hook), ctypes.c_int(kind), ctypes.c_void_p(hook_function.address),
                 ctypes.c_void_p(self._control.ctypes.data), ctypes.c_uint64(1), ctypes.c_uint64(0))
             if status:
                 raise EngineError(f"the stepper cannot install hook {kind}: status {status}")
