@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import exits as ex
-from . import hooks, signals
+from . import hooks, quick, signals
 from . import offsets as o
 from .errors import EngineError
 
@@ -589,6 +589,9 @@ class SvmHardware:
 
     def install_quick_exits(self, block_address):
         """Let module `quick` answer exits with the block at this address (0: no more); RDTSC then exits."""
+        if block_address:
+            cell = block_address + 8 * quick.LIMIT_AT
+            ctypes.c_int64.from_address(cell).value = self._control.ctypes.data + 8 * hooks.LIMIT
         self._cells[hooks.QUICK] = block_address
         for code in (ex.RDTSC, ex.RDTSCP):
             self.intercept(code, block_address != 0)
@@ -634,7 +637,7 @@ class SvmHardware:
         if cells[hooks.LEAVE] == hooks.LEAVE_STOP:
             cells[hooks.LEAVE] = 0
             return "stop"
-        cells[hooks.LIMIT] = hooks.NO_LIMIT if max_instructions is None else cells[hooks.COUNT] + max_instructions
+        cells[hooks.LIMIT] = quick.NO_LIMIT if max_instructions is None else cells[hooks.COUNT] + max_instructions
         cells[hooks.BLOCK_SIZE] = cells[hooks.STARTED] = 0
         self._handler = on_exit
         self._error = None
@@ -747,7 +750,7 @@ class SvmHardware:
                 (hooks.EMU_STOP, functions["uc_emu_stop"]),
                 (hooks.EXCEPTION_INTERCEPTS, 1 << 14),
                 (hooks.COUNT_TABLE, self._count_table.ctypes.data),
-                (hooks.LIMIT, hooks.NO_LIMIT), (hooks.PREFETCH_RIP, -1)):
+                (hooks.LIMIT, quick.NO_LIMIT), (hooks.PREFETCH_RIP, -1)):
             self._cells[cell] = value
 
     def _enter_guest_mode(self):

@@ -64,7 +64,6 @@ LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
 MAX_INSTRUCTION = 15
 COUNT_TABLE_BITS = 14  # translated blocks remembered for counting
 PAGE = 4096
-NO_LIMIT = (1 << 63) - 1
 
 
 @native
@@ -310,11 +309,7 @@ def quick_exit(control, env, code):
             return 0
         put(control, IO_VALUE, value)
         complete_io(control, env)
-        time = quick.cell(block, quick.IO_TIME)
-        quick.set_cell(block, quick.CLOCK_OFFSET, quick.cell(block, quick.CLOCK_OFFSET) + time)
-        # the timers' next expiry, which LIMIT stands for, has come nearer
-        if get(control, LIMIT) != NO_LIMIT:
-            put(control, LIMIT, get(control, LIMIT) - time)
+        quick.pass_time(block, quick.cell(block, quick.IO_TIME))
         quick.set_cell(block, quick.TAKEN_IO, quick.cell(block, quick.TAKEN_IO) + 1)
     elif code == ex.RDTSC or code == ex.RDTSCP or code == ex.CPUID and enabled:
         fetch_instruction(control, env)

@@ -15,12 +15,15 @@ from . import offsets as o
 
 # Cells of the quick block; its address is in the control block
 (ENABLED, CLOCK_OFFSET, TSC_AUX, IO_TIME, PORTS, SERIAL_BASE, SERIAL_READY, SERIAL_STATUS, SERIAL_BUFFER, SERIAL_COUNT,
- CPUID_COUNT, CPUID_TABLE, TAKEN, TAKEN_IO, CELLS) = range(15)
+ CPUID_COUNT, CPUID_TABLE, TAKEN, TAKEN_IO, LIMIT_AT, CELLS) = range(16)
+NO_LIMIT = (1 << 63) - 1
 
 SERIAL_ROOM = 4096
 CPUID_ENTRIES = 64  # of six words: leaf, subleaf, eax, ebx, ecx, edx
 LINE_STATUS = 5
 CR4_TSD = 1 << 2
+#: What reading the clock takes, ns: about an exit of real hardware.  Delay loops wait in such steps.
+TIME_STAMP_TIME = 500
 
 
 @native
@@ -45,9 +48,19 @@ def skip(env, length):
 
 
 @native
+def pass_time(block, ns):
+    """Time that passes without instructions: the virtual clock goes on, and the next expiry comes nearer."""
+    set_cell(block, CLOCK_OFFSET, cell(block, CLOCK_OFFSET) + ns)
+    limit = cell(block, LIMIT_AT)
+    if load64(limit) != NO_LIMIT:
+        store64(limit, load64(limit) - ns)
+
+
+@native
 def time_stamp(block, env, count, with_aux, length):
     """RDTSC and RDTSCP."""
     now = count + cell(block, CLOCK_OFFSET)
+    pass_time(block, TIME_STAMP_TIME)
     store64(env + o.REGS, now & 0xFFFFFFFF)
     store64(env + o.REGS + 16, now >> 32 & 0xFFFFFFFF)
     if with_aux:
