@@ -574,10 +574,10 @@ class SvmHardware:
         return self._control.ctypes.data
 
     def install_fast_path(self, function_address, argument_address):
-        """Give page fault exits to compiled code first.
+        """Give exits for #PF, MOV CR3 and INVLPG to compiled code first.
 
-        `int64 f(int64 argument)` is called with `argument_address`, an int64 block whose first four cells
-        hold gva, error code, RIP and EXITINTINFO of the exit. It returns 1 when the guest may go on (an
+        `int64 f(int64 argument)` is called with `argument_address`, an int64 block whose first five cells
+        hold gva, error code, RIP, EXITINTINFO and code of the exit. It returns 1 when the guest may go on (an
         interrupted event is then delivered again), 0 to call `on_exit`. It does its own flushes. Address 0
         removes it.
 
@@ -602,7 +602,7 @@ class SvmHardware:
 
     @property
     def exit_counts(self):
-        """(all exits, page faults the fast path handled, events delivered)"""
+        """(all exits, exits the fast path handled, events delivered)"""
         return tuple(self._cells[cell] for cell in (hooks.EXITS, hooks.FAST_EXITS, hooks.NATIVE_EVENTS))
 
     @property

@@ -369,10 +369,20 @@ def on_interrupt(uc, number, control):
             store64(block + 8, error)
             store64(block + 16, load64(env + o.EIP))
             store64(block + 24, get(control, EXIT_INT_INFO))
+            store64(block + 32, code)
             if call1(get(control, FAST_PATH), block) == 1:
                 put(control, FAST_EXITS, get(control, FAST_EXITS) + 1)
                 requeue_interrupted_event(control)
                 to_python = False
+    elif (code == ex.WRITE_CR0 + 3 or code == ex.READ_CR0 + 3 or code == ex.INVLPG) and get(control, FAST_PATH) != 0:
+        fetch_instruction(control, env)
+        block = get(control, FAST_ARGUMENT)
+        store64(block + 16, load64(env + o.EIP))
+        store64(block + 24, 0)
+        store64(block + 32, code)
+        if call1(get(control, FAST_PATH), block) == 1:
+            put(control, FAST_EXITS, get(control, FAST_EXITS) + 1)
+            to_python = False
     elif code == ex.INTR:
         # Most kicks only bring us here: to leave, or to deliver an event queued outside an exit.
         store8(cpu + o.CPU_INTERRUPT_REQUEST, 0)

@@ -123,6 +123,13 @@ class KvmRun:
         block[fast_path.WORLD_SWITCH] = int(self.profile.flush_on_world_switch)
         block[fast_path.RSVD_WITHOUT_PRESENT] = int(self.profile.rsvd_without_present)
         block[fast_path.VERDICT] = fast_path.UNTOUCHED
+        # with DecodeAssists and NRIPS an exit says enough; without, KVM's own decoding shows in its events
+        block[fast_path.PLAIN] = int(self.profile.decode_assists and self.profile.nrips)
+        block[fast_path.ENGINE] = self.hardware.state.uc
+        for cell, name in ((fast_path.RAM_ADDRESS, "qemu_ram_addr_from_host"), (fast_path.INVALIDATE, "tb_invalidate_phys_range"),
+                           (fast_path.READ_EFLAGS, "helper_read_eflags")):
+            block[cell] = self.hardware.state.functions[name]
+        block[fast_path.RAM] = self.vm.store.address + self.vm.store.tables["ram"][0]
         if fast_path.AVAILABLE:
             self.hardware.install_fast_path(fast_path.handle.address, ctypes.addressof(block))
 
@@ -292,8 +299,8 @@ class KvmRun:
             # only refused: by CR4.TSD
             calls.queue_exception(self.vm.handle, self.vcpu.index, 13, 1, 0)
             return self._enter_again()
-        if code == svm.PAGE_FAULT and verdict != fast_path.UNTOUCHED:
-            self.exits[code] += 1
+        if verdict != fast_path.UNTOUCHED:
+            self.exits[code] += int(code == svm.PAGE_FAULT)   # the others are in the block's counts
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
             return self._conclude_page_fault(hw.fault_address, verdict)
@@ -669,10 +676,14 @@ class KvmRun:
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
         faults, quick_exits, ports = self.hardware.exit_counts[1], self._quick[quick.TAKEN], self._quick[quick.TAKEN_IO]
         report.fast_exits = faults + quick_exits
-        report.exits["#PF"] += faults
+        block = self._block
+        others = (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS), ("INVLPG", fast_path.INVLPGS))
+        for name, cell in others:
+            report.exits[name] += block[cell]
+        report.exits["#PF"] += faults - sum(block[cell] for _, cell in others)
         report.exits["IO"] += ports
         report.exits["CPUID, RDTSC"] += quick_exits - ports
-        report.emulated = self.emulated
+        report.emulated = self.emulated + block[fast_path.EMULATED]
         self._drain()
         return report
 
