@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import acpi
+from .devices import ioapic
 from .image import CR0_PE, EFER_LMA, PAGE, EntryState, DescriptorTable, GuestImageError, flat_segments, read_file
 
 GDT_AT, TABLES_AT, ZERO_PAGE, CMDLINE_AT = 0xF000, 0x10000, 0x18000, 0x20000
@@ -38,7 +39,7 @@ class Machine:
 
     memory_size: int
     cpus: int = 1
-    io_apic: int | None = None
+    io_apic: int | None = ioapic.BASE
 
 
 def check_machine(path, machine):

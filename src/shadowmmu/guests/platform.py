@@ -4,10 +4,11 @@
 Two platforms with one interface (`Platform`):
 
     golden   the recorder's: report ports, no devices, no interrupts
-    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0x600 ACPI  0xfee00000 LAPIC
+    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0x600 ACPI
+             0xfec00000 I/O APIC  0xfee00000 LAPIC
 
-            UART ─IRQ4─┐
-            PIT ─IRQ0─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
+            UART ─IRQ4─┬─ I/O APIC ──────┐
+            PIT ─IRQ0──┴─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
 
 Time is virtual: nothing moves until the caller says ``advance(ns)``.
 """
@@ -17,9 +18,10 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-from .devices import acpi_pm, cmos, fw_cfg, lapic, pic, pit, uart
+from .devices import acpi_pm, cmos, fw_cfg, ioapic, lapic, pic, pit, uart
 
 IRQ_TIMER, IRQ_UART = 0, 4
+IOAPIC_TIMER = 2  # where IRQ 0 arrives at the I/O APIC
 EXIT_PORT = 0xF4
 KEYBOARD_CONTROLLER, PULSE_RESET = 0x64, 0xFE
 #: What a port access takes on an ISA bus, ns.  Guests measure their clocks in such accesses.
@@ -177,7 +179,8 @@ class PcPlatform(Platform):
         self.pit = pit.Pit(self._timer_edge)
         self.cmos = cmos.Cmos(memory_size)
         self.fw_cfg = fw_cfg.FwCfg(memory_size)
-        self.lapic = lapic.Lapic()
+        self.ioapic = ioapic.IoApic(self._deliver)
+        self.lapic = lapic.Lapic(self.ioapic.end_of_interrupt)
         self.acpi_pm = acpi_pm.AcpiPm()
         bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos),
                     (acpi_pm.PORTS, self.acpi_pm))
@@ -192,12 +195,20 @@ class PcPlatform(Platform):
     def transmitted(self, data: bytes) -> None:
         self.uart.transmitted(data)
 
+    def _set_irq(self, irq: int, level: bool) -> None:
+        self.pic.set_irq(irq, level)
+        self.ioapic.set_irq(IOAPIC_TIMER if irq == IRQ_TIMER else irq, level)
+
+    def _deliver(self, vector: int, destination: int, logical: bool, level: bool) -> None:
+        if self.lapic.is_destination(destination, logical):
+            self.lapic.request(vector, level)
+
     def _timer_edge(self) -> None:
-        self.pic.set_irq(IRQ_TIMER, False)
-        self.pic.set_irq(IRQ_TIMER, True)
+        self._set_irq(IRQ_TIMER, False)
+        self._set_irq(IRQ_TIMER, True)
 
     def _wires(self) -> None:
-        self.pic.set_irq(IRQ_UART, self.uart.irq())
+        self._set_irq(IRQ_UART, self.uart.irq())
 
     def io_read(self, port: int, size: int) -> int:
         if port in fw_cfg.PORTS:
@@ -230,19 +241,26 @@ class PcPlatform(Platform):
         self._wires()
 
     def mmio_regions(self) -> list[tuple[int, int]]:
-        return [(lapic.BASE, lapic.SIZE)]
+        return [(ioapic.BASE, ioapic.SIZE), (lapic.BASE, lapic.SIZE)]
+
+    def _apic_at(self, gpa: int):
+        """(device, offset) of an APIC page, or (None, 0)."""
+        for base, device in ((ioapic.BASE, self.ioapic), (lapic.BASE, self.lapic)):
+            if base <= gpa < base + ioapic.SIZE:
+                return device, gpa - base
+        return None, 0
 
     def mmio_read(self, gpa: int, size: int) -> int:
-        if not lapic.BASE <= gpa < lapic.BASE + lapic.SIZE:
+        device, offset = self._apic_at(gpa)
+        if device is None:
             return ones(size)
-        offset = gpa - lapic.BASE
-        return self.lapic.read(offset & ~15) >> 8 * (offset & 15) & ones(size) if offset & 15 < 4 else 0
+        return device.read(offset & ~15) >> 8 * (offset & 15) & ones(size) if offset & 15 < 4 else 0
 
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
-        offset = gpa - lapic.BASE
+        device, offset = self._apic_at(gpa)
         # Only aligned 32-bit stores are defined; the upper half of a longer one falls on reserved bytes.
-        if 0 <= offset < lapic.SIZE and not offset & 15 and size >= 4:
-            self.lapic.write(offset, value & ones(4))
+        if device is not None and not offset & 15 and size >= 4:
+            device.write(offset, value & ones(4))
 
     def receive(self, data: bytes) -> int:
         """Type bytes at the serial console; returns how many were taken."""
@@ -274,7 +292,7 @@ class PcPlatform(Platform):
         return max(min(times) - self.now, 0) if times else None
 
     def _devices(self) -> dict:
-        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm")}
+        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic")}
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}
