@@ -49,3 +49,5 @@ PLAIN_MSRS = {
     **{i: 0 for i in (0x250, 0x258, 0x259)}, **{0x268 + i: 0 for i in range(8)},
 }
 TSC, TSC_AUX, EFER = 0x10, 0xC0000103, 0xC0000080
+#: Performance counters of a machine without any: they read 0, writes are ignored (kvm_set_msr_common does the same).
+IGNORED_MSRS = frozenset({*range(0xC0010000, 0xC0010008), *range(0xC0010200, 0xC001020C)})

@@ -19,7 +19,7 @@ from ...vm.exits import EMULATE
 from ...vm.machine import signed
 from . import exits as svm
 from . import fast_path, guest_memory, quick
-from .cpuid import EFER, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
+from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .profile import AMD
@@ -510,6 +510,8 @@ class KvmRun:
     def _write_msr(self, index, value):
         if index == EFER:
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
+        if index in IGNORED_MSRS:
+            return False
         if index not in self.msrs:
             return True
         self.msrs[index] = value
@@ -522,7 +524,7 @@ class KvmRun:
             return self.vcpu.efer
         if index == TSC:
             return self.hardware.instruction_count + self._quick[quick.CLOCK_OFFSET]
-        return self.msrs.get(index)
+        return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
