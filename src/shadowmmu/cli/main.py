@@ -50,6 +50,7 @@ def run(
     max_instructions: Annotated[int | None, typer.Option(help="Stop after so many guest instructions.")] = None,
     la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
+    maxphyaddr: Annotated[int | None, typer.Option(help="Width of guest-physical addresses that CPUID shows.")] = None,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
@@ -60,7 +61,7 @@ def run(
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
-            pcid=pcid, quiet=quiet, entry=entry)
+            pcid=pcid, quiet=quiet, entry=entry, maxphyaddr=maxphyaddr)
 
 
 @trace_app.command("compare-run")

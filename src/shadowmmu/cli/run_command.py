@@ -122,7 +122,8 @@ class Console:
 
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
-         max_instructions=None, la57=False, pcid=False, quiet=False, entry="auto"):
+         max_instructions=None, la57=False, pcid=False, quiet=False, entry="auto",
+         maxphyaddr=None):
     """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
     for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile"),
                                (entry, session.ENTRIES, "entry")):
@@ -131,6 +132,8 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory")):
         if value is not None and value <= 0:
             raise UsageError(f"--{what} {value}: must be positive")
+    if maxphyaddr is not None and not 36 <= maxphyaddr <= 51:
+        raise UsageError(f"--maxphyaddr {maxphyaddr}: from 36 to 51; 52 leaves no reserved bit for MMIO entries")
     if events and mmu == "none":
         raise UsageError("--events needs --mmu shadow: without the shadow MMU there are no events")
     loaded = session.load(image or IMAGE, append, [(path, "") for path in initrd],
@@ -141,7 +144,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     try:
         outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], on_output=console.write, on_rows=log,
                               timeout=timeout, max_instructions=max_instructions, la57=la57,
-                              progress=console.progress if console.progress_wanted else None)
+                              maxphyaddr=maxphyaddr, progress=console.progress if console.progress_wanted else None)
     finally:
         if log:
             log.close()

@@ -24,6 +24,8 @@ IRQ_TIMER, IRQ_UART = 0, 4
 IOAPIC_TIMER = 2  # where IRQ 0 arrives at the I/O APIC
 EXIT_PORT = 0xF4
 KEYBOARD_CONTROLLER, PULSE_RESET = 0x64, 0xFE
+#: The test device's plain memory behind MMIO (pc-testdev of QEMU): emulator tests run on it.
+TEST_RAM, TEST_RAM_SIZE = 0xFF00_0000, 0x10000
 #: What a port access takes on an ISA bus, ns.  Guests measure their clocks in such accesses.
 IO_TIME = 1000
 RESET_EXIT_CODE = 1
@@ -182,6 +184,7 @@ class PcPlatform(Platform):
         self.ioapic = ioapic.IoApic(self._deliver)
         self.lapic = lapic.Lapic(self.ioapic.end_of_interrupt)
         self.acpi_pm = acpi_pm.AcpiPm()
+        self.test_ram = bytearray(TEST_RAM_SIZE)
         bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos),
                     (acpi_pm.PORTS, self.acpi_pm))
         self._bytewide = {port: device for ports, device in bytewide for port in ports}
@@ -241,7 +244,7 @@ class PcPlatform(Platform):
         self._wires()
 
     def mmio_regions(self) -> list[tuple[int, int]]:
-        return [(ioapic.BASE, ioapic.SIZE), (lapic.BASE, lapic.SIZE)]
+        return [(ioapic.BASE, ioapic.SIZE), (lapic.BASE, lapic.SIZE), (TEST_RAM, TEST_RAM_SIZE)]
 
     def _apic_at(self, gpa: int):
         """(device, offset) of an APIC page, or (None, 0)."""
@@ -252,12 +255,16 @@ class PcPlatform(Platform):
 
     def mmio_read(self, gpa: int, size: int) -> int:
         device, offset = self._apic_at(gpa)
+        if TEST_RAM <= gpa <= TEST_RAM + TEST_RAM_SIZE - size:
+            return int.from_bytes(self.test_ram[gpa - TEST_RAM : gpa - TEST_RAM + size], "little")
         if device is None:
             return ones(size)
         return device.read(offset & ~15) >> 8 * (offset & 15) & ones(size) if offset & 15 < 4 else 0
 
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
         device, offset = self._apic_at(gpa)
+        if TEST_RAM <= gpa <= TEST_RAM + TEST_RAM_SIZE - size:
+            self.test_ram[gpa - TEST_RAM : gpa - TEST_RAM + size] = (value & ones(size)).to_bytes(size, "little")
         # Only aligned 32-bit stores are defined; the upper half of a longer one falls on reserved bytes.
         if device is not None and not offset & 15 and size >= 4:
             device.write(offset, value & ones(4))
@@ -296,10 +303,11 @@ class PcPlatform(Platform):
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}
-        return {**super().snapshot(), "devices": states}
+        return {**super().snapshot(), "devices": states, "test_ram": bytes(self.test_ram)}
 
     def restore(self, snapshot: dict) -> None:
         super().restore(snapshot)
+        self.test_ram[:] = snapshot["test_ram"]
         for name, device in self._devices().items():
             device.state = copy.deepcopy(snapshot["devices"][name])
 

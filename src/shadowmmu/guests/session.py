@@ -82,7 +82,7 @@ def shadow_capacity(memory_size):
 
 
 def run(image, *, mmu="shadow", rules=DEFAULT, profile: HostProfile = AMD, on_output=None, on_rows=None, timeout=None,
-        max_instructions=None, la57=False, progress=None) -> Session:
+        max_instructions=None, la57=False, progress=None, maxphyaddr=None) -> Session:
     """Run `image` to its end.
 
     mmu: a key of MMUS.  on_output(bytes): serial output.  on_rows(rows): event rows as they come; without it no events
@@ -94,7 +94,7 @@ def run(image, *, mmu="shadow", rules=DEFAULT, profile: HostProfile = AMD, on_ou
     devices = platform.make(image.platform, image.memory_size, on_output=on_output,
                             on_line=None if on_output is None else lambda text: on_output(text.encode() + b"\n"))
     machine = MMUS[mmu](vm, devices, profile=profile, drain=on_rows, timeout=timeout, max_instructions=max_instructions,
-                        la57=la57, progress=progress)
+                        la57=la57, progress=progress, maxphyaddr=maxphyaddr)
     machine.load(image)
     report = machine.run()
     return Session(vm, report, machine.registers())

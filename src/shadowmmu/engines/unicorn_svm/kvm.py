@@ -17,6 +17,7 @@ from ...state import interpreted
 from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
+from ...x86.bits import CR4_LA57
 from . import exits as svm
 from . import fast_path, guest_memory, quick
 from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
@@ -33,6 +34,10 @@ RFLAGS_IF = 1 << 9
 BP, OF, UD, DF = 3, 4, 6, 8
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
+#: Exits for the loads of descriptor table registers.
+TABLE_LOADS = {svm.IDTR_WRITE: "idtr", svm.GDTR_WRITE: "gdtr"}
+#: MSRs that hold a linear address and live in the hardware.
+ADDRESS_MSRS = (0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176)
 #: CPUID leaf whose answer depends on XCR0, which no exit tells about.
 XSAVE_LEAF = 0xD
 #: Names of exits for the statistics.
@@ -79,14 +84,16 @@ class KvmRun:
 
     vm: the `Vm`.  platform: devices (`guests.platform`).  profile: kind of host.  max_instructions, timeout (seconds):
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
+    maxphyaddr: width of guest-physical addresses that CPUID shows, None for the host's.
     """
 
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None):
+                 progress=None, maxphyaddr=None):
         self.vm, self.platform, self.profile = vm, platform, profile
         self.vcpu = vm.vcpus[0]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
                                                                           progress)
+        self.maxphyaddr = maxphyaddr or profile.maxphyaddr
         self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr)
         self.stepper = InstructionStepper()
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
@@ -150,6 +157,12 @@ class KvmRun:
         # without NRIPS KVM would decode each of these, which shows in counters and walks
         cells[quick.ENABLED] = int(not self.vm.view.event_mask and self.profile.nrips)
         self.hardware.install_quick_exits(ctypes.addressof(cells))
+        if self.profile.nrips:
+            # on a real CPU these need no exit: it checks addresses itself
+            for code in TABLE_LOADS:
+                self.hardware.intercept(code)
+            for index in ADDRESS_MSRS:
+                self.hardware.intercept_msr(index, read=False)
 
     def load(self, image):
         """Put an image (`guests.image.GuestImage`) into memory and set the entry state (KVM_SET_SREGS, KVM_SET_REGS)."""
@@ -164,7 +177,7 @@ class KvmRun:
         hw.gpr[4] = e.rsp
         hw.rip = e.rip
         hw.rflags = e.rflags
-        self.vcpu.set_cpuid(maxphyaddr=self.profile.maxphyaddr, pcid=e.pcid)
+        self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=e.pcid)
         long_code = bool(hw.segment(CS).flags & 1 << 21)
         self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
 
@@ -314,9 +327,11 @@ class KvmRun:
         if code == svm.WRITE_CR0 and self._cr0_is_real():
             code = self._selective_cr0()
             if code is None:
-                return True
+                return self.report is None
         if code == svm.READ_CR0 and self._cr0_is_real():
             _, _, instruction = self.emulator.peek()
+            if instruction.mnemonic == "smsw":
+                return self._machine_status(instruction)
             self.emulator.complete_cr(instruction, False)
             return True
         r.in_guest = 0
@@ -368,12 +383,23 @@ class KvmRun:
     def _selective_cr0(self):
         """CR0 intercepts are off while the real CR0 equals the guest's; the selective one remains."""
         _, _, instruction = self.emulator.peek()
+        if instruction.mnemonic in ("clts", "lmsw"):
+            self._machine_status(instruction)
+            return None
         value = self.emulator.cr_source(instruction)
         if (value ^ self.vcpu.cr0) & ~CR0_TS_MP:
             return CR0_SEL_WRITE
         self.emulator.complete_cr(instruction, True)
         self._sync_mode()
         return None
+
+    def _machine_status(self, instruction):
+        """CLTS, LMSW, SMSW while the real CR0 is the guest's: no exit on a real CPU, only the effect."""
+        try:
+            self.emulator.execute(instruction)
+        except guest_memory.OperandFault as fault:
+            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+        return self._enter_again()
 
     def _exit_info(self, code):
         hw = self.hardware
@@ -406,6 +432,8 @@ class KvmRun:
             return self._exception(code - svm.EXCEPTION)
         if 0x20 <= code < 0x40:
             return self._debug_register()
+        if code in TABLE_LOADS:
+            return self._load_table(TABLE_LOADS[code])
         if svm.VMRUN <= code <= svm.SKINIT or code in (svm.INVLPGA, svm.MONITOR, svm.MWAIT, svm.RDPMC):
             return self._queue(UD)
         return self._end("internal error", f"unsupported exit {code:#x} at RIP {self.hardware.rip:#x}")
@@ -480,6 +508,29 @@ class KvmRun:
             self.vm.emit(events.CR, 0, cr, value)
         return self._skip(instruction.size)
 
+    def _load_table(self, name):
+        """LGDT, LIDT: the engine loads any base, a CPU only a canonical one."""
+        hw = self.hardware
+        bits, _, instruction = self.emulator.peek()
+        address = self.emulator.operand_address(instruction, 0)
+        try:
+            data = self.emulator.memory.read(address, 10 if bits == 64 else 6)
+        except guest_memory.OperandFault as fault:
+            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+            return True
+        limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
+        if not self._is_canonical(base):
+            return self._queue(13, 0)
+        if bits != 64 and (bits == 16) != (0x66 in instruction.prefix):
+            base &= 0xFFFFFF    # operand size 16
+        setattr(hw, name, (base, limit))
+        hw.skip_instruction(instruction.size)
+        return True
+
+    def _is_canonical(self, address):
+        top = 56 if self.vcpu.cr4 & CR4_LA57 else 47
+        return address >> top in (0, (1 << 64 - top) - 1)
+
     def _debug_register(self):
         return self._emulate()
 
@@ -508,6 +559,11 @@ class KvmRun:
         return self._skip(2)
 
     def _write_msr(self, index, value):
+        if index in ADDRESS_MSRS:
+            if not self._is_canonical(value):
+                return True
+            self.hardware.write_msr(index, value)
+            return False
         if index == EFER:
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
         if index in IGNORED_MSRS:
