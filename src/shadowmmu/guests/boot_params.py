@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import acpi
 from .devices import ioapic
-from .image import CR0_PE, EFER_LMA, PAGE, EntryState, DescriptorTable, GuestImageError, flat_segments, read_file
+from .image import CR0_PE, EFER_LMA, PAGE, DescriptorTable, EntryState, GuestImageError, flat_segments, read_file
 
 GDT_AT, TABLES_AT, ZERO_PAGE, CMDLINE_AT = 0xF000, 0x10000, 0x18000, 0x20000
 MAX_CMDLINE = 0x10000

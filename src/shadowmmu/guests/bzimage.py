@@ -57,12 +57,14 @@ def read_header(file: object, contents: bytes) -> SetupHeader:
         raise GuestImageError(file, "no HdrS magic: not a Linux kernel image", "offset 0x202")
     version = struct.unpack_from("<H", contents, 0x206)[0]
     if version < MIN_VERSION:
-        raise GuestImageError(file, f"boot protocol {version >> 8}.{version & 0xFF:02}, 2.06 or later is needed", "offset 0x206")
+        raise GuestImageError(file, f"boot protocol {version >> 8}.{version & 0xFF:02}, 2.06 or later is needed",
+                              "offset 0x206")
     if not contents[0x211] & LOADED_HIGH:
         raise GuestImageError(file, "loadflags has no LOADED_HIGH: a zImage, not a bzImage", "offset 0x211")
     setup_size = ((contents[HEADER] or 4) + 1) * 512
     if setup_size >= len(contents):
-        raise GuestImageError(file, f"truncated: the setup code needs {setup_size} bytes, the file has {len(contents)}", "offset 0x1f1")
+        raise GuestImageError(file, f"truncated: the setup code needs {setup_size} bytes, the file has {len(contents)}",
+                              "offset 0x1f1")
     end = 0x202 + contents[0x201]
     if not 0x22C + 4 <= end <= 0x290:
         raise GuestImageError(file, f"the jump at 0x200 ends the setup header at {end:#x}", "offset 0x201")

@@ -190,7 +190,7 @@ class PcPlatform(Platform):
         self._bytewide = {port: device for ports, device in bytewide for port in ports}
 
     def claimed_ports(self) -> range | set[int]:
-        return {*self._bytewide, *fw_cfg.PORTS, EXIT_PORT, KEYBOARD_CONTROLLER}
+        return {*self._bytewide, *fw_cfg.PORTS, EXIT_PORT, KEYBOARD_CONTROLLER, acpi_pm.RESET}
 
     def serial_state(self) -> tuple[int, int]:
         return self.uart.may_transmit(), self.uart.line_status()
@@ -235,7 +235,7 @@ class PcPlatform(Platform):
             device = self._bytewide.get(port + i)
             if device:
                 device.write(port + i, value >> 8 * i & 0xFF)
-        if port == KEYBOARD_CONTROLLER and value == PULSE_RESET:
+        if port == KEYBOARD_CONTROLLER and value == PULSE_RESET or (port, size) == (acpi_pm.RESET, 1) and value & 4:
             self.acpi_pm.state.request = acpi_pm.RESTART
         if self.acpi_pm.state.request == acpi_pm.OFF:
             self.end(0, "the guest switched the machine off")
