@@ -51,6 +51,9 @@ def run(
     la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
     maxphyaddr: Annotated[int | None, typer.Option(help="Width of guest-physical addresses that CPUID shows.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Save the running guest to this file (then it goes on); "
+                                                         "`run FILE` restores it.")] = None,
+    snapshot_at: Annotated[int | None, typer.Option(help="After how many guest instructions.")] = None,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
@@ -61,7 +64,8 @@ def run(
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
-            pcid=pcid, quiet=quiet, entry=entry, maxphyaddr=maxphyaddr)
+            pcid=pcid, quiet=quiet, entry=entry, maxphyaddr=maxphyaddr,
+            snapshot_file=snapshot, snapshot_at=snapshot_at)
 
 
 @trace_app.command("compare-run")

@@ -90,6 +90,10 @@ class Platform:
     def transmitted(self, data: bytes) -> None:
         """The guest sent these bytes while `serial_state` allowed it."""
 
+    def receive(self, data: bytes) -> int:
+        """Type bytes at the console; returns how many were taken."""
+        return 0
+
     def mmio_regions(self) -> list[tuple[int, int]]:
         """``(gpa, bytes)`` of every range `mmio_read` and `mmio_write` answer."""
         return []

@@ -10,9 +10,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engines.unicorn_svm import snapshot
 from ..engines.unicorn_svm.bare import BareRun
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
-from ..engines.unicorn_svm.profile import AMD, HostProfile
+from ..engines.unicorn_svm.profile import AMD, PROFILES, HostProfile
 from ..mmu import events
 from ..rules import DEFAULT
 from ..state.store import Config
@@ -81,20 +82,47 @@ def shadow_capacity(memory_size):
     return max(memory_size // PAGE // 50, 64) + 1024
 
 
-def run(image, *, mmu="shadow", rules=DEFAULT, profile: HostProfile = AMD, on_output=None, on_rows=None, timeout=None,
-        max_instructions=None, la57=False, progress=None, maxphyaddr=None) -> Session:
+def machine_for(memory_size, platform_name, *, mmu="shadow", rules=DEFAULT, profile: HostProfile = AMD, on_output=None,
+                on_rows=None, **limits):
+    """(vm, machine) without anything loaded; arguments as `run`."""
+    config = Config(memory_pages=memory_size // PAGE, shadow_pages=shadow_capacity(memory_size) * 2)
+    vm = Vm(memory_size, rules=rules, config=config, record=events.ALL if on_rows else 0)
+    devices = platform.make(platform_name, memory_size, on_output=on_output,
+                            on_line=None if on_output is None else lambda text: on_output(text.encode() + b"\n"))
+    return vm, MMUS[mmu](vm, devices, profile=profile, drain=on_rows, **limits)
+
+
+def run(image, *, save_to=None, poll_input=None, **options) -> Session:
     """Run `image` to its end.
 
-    mmu: a key of MMUS.  on_output(bytes): serial output.  on_rows(rows): event rows as they come; without it no events
-    are recorded.  timeout in seconds, max_instructions: limits.  progress(machine): called a few times a second.
+    mmu: a key of MMUS.  rules, profile: which kernel's MMU, on which host.  on_output(bytes): serial output.
+    on_rows(rows): event rows as they come; without it no events are recorded.  timeout in seconds, max_instructions:
+    limits.  progress(machine): called a few times a second.  la57, maxphyaddr: what CPUID offers.  save_to: file for a
+    snapshot after `snapshot_at` instructions.  poll_input(seconds) -> bytes typed, waiting at most so long.
     """
-    pages = image.memory_size // PAGE
-    config = Config(memory_pages=pages, shadow_pages=shadow_capacity(image.memory_size) * 2)
-    vm = Vm(image.memory_size, rules=rules, config=config, record=events.ALL if on_rows else 0)
-    devices = platform.make(image.platform, image.memory_size, on_output=on_output,
-                            on_line=None if on_output is None else lambda text: on_output(text.encode() + b"\n"))
-    machine = MMUS[mmu](vm, devices, profile=profile, drain=on_rows, timeout=timeout, max_instructions=max_instructions,
-                        la57=la57, progress=progress, maxphyaddr=maxphyaddr)
+    made = {"memory_size": image.memory_size, "platform": image.platform, "mmu": options.get("mmu", "shadow"),
+            "rules": options.get("rules", DEFAULT), "profile": options.get("profile", AMD).name,
+            "la57": options.get("la57", False), "maxphyaddr": options.get("maxphyaddr"), "name": image.name}
+    vm, machine = machine_for(image.memory_size, image.platform,
+                              on_snapshot=lambda m: snapshot.save(m, save_to, made), **options)
+    machine.poll_input = poll_input
     machine.load(image)
-    report = machine.run()
-    return Session(vm, report, machine.registers())
+    return Session(vm, machine.run(), machine.registers())
+
+
+#: How a snapshot says that its machine was made, and what may be chosen anew when it goes on.
+MADE = ("mmu", "rules", "la57", "maxphyaddr")
+
+
+def resume(path, *, poll_input=None, **options) -> Session:
+    """Go on with a snapshot.  options: on_output, on_rows, timeout, max_instructions, progress.  Raises EngineError."""
+    header, parts = snapshot.read(path)
+    try:
+        made = header["made"]
+        chosen = {name: made[name] for name in MADE}
+        vm, machine = machine_for(made["memory_size"], made["platform"], profile=PROFILES[made["profile"]], **chosen, **options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise GuestImageError(path, f"the snapshot's machine cannot be made ({error})") from None
+    machine.poll_input = poll_input
+    snapshot.apply(machine, path, parts)
+    return Session(vm, machine.run(), machine.registers())

@@ -38,7 +38,7 @@ class BareRun(KvmRun):
     def _sync_mode(self):
         mode = self.vcpu.cr0, self.vcpu.cr4 & ~CR4_PCIDE, self.vcpu.efer | EFER_SVME
         if mode != self._mode:
-            self._quick[quick.CPUID_COUNT] = 0
+            self.quick_cells[quick.CPUID_COUNT] = 0
             self.hardware.set_mode(*mode)
             self._mode = mode
             self.hardware.flush_tlb()

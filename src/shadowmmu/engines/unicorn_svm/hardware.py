@@ -226,6 +226,16 @@ class SvmHardware:
             hpa += part
             length -= part
 
+    def forget_code(self):
+        """Drop all translated code and what is known of its blocks; outside `run` only."""
+        self._uc.ctl_flush_tb()
+        self._count_table[:] = 0
+
+    @property
+    def cells(self):
+        """The control block (`hooks`), for snapshots."""
+        return self._cells
+
     # Translation ------------------------------------------------------------------------------------------
 
     def load_root(self, hpa):

@@ -27,6 +27,7 @@ from .profile import AMD
 from .stepper import InstructionStepper
 
 U64 = (1 << 64) - 1
+IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_SEL_WRITE = 0x65
 CR0_TS_MP = 0xA
@@ -85,14 +86,16 @@ class KvmRun:
     vm: the `Vm`.  platform: devices (`guests.platform`).  profile: kind of host.  max_instructions, timeout (seconds):
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
     maxphyaddr: width of guest-physical addresses that CPUID shows, None for the host's.
+    on_snapshot(self): called once, between two instructions, when `snapshot_at` instructions have been executed.
     """
 
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None, maxphyaddr=None):
+                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None):
         self.vm, self.platform, self.profile = vm, platform, profile
         self.vcpu = vm.vcpus[0]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
                                                                           progress)
+        self.snapshot_at, self.on_snapshot = snapshot_at, on_snapshot
         self.maxphyaddr = maxphyaddr or profile.maxphyaddr
         self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr)
         self.stepper = InstructionStepper()
@@ -142,7 +145,7 @@ class KvmRun:
 
     def _install_quick_exits(self):
         """Cells and tables of module `quick`."""
-        cells = self._quick = (ctypes.c_int64 * quick.CELLS)()
+        cells = self.quick_cells = (ctypes.c_int64 * quick.CELLS)()
         ports = bytearray(8192)
         for number in self.platform.claimed_ports():
             ports[number >> 3] |= 1 << (number & 7)
@@ -193,7 +196,7 @@ class KvmRun:
     def _sync_mode(self):
         mode = calls.hardware_registers(self.vm.handle, self.vcpu.index)
         if mode != self._mode:
-            self._quick[quick.CPUID_COUNT] = 0
+            self.quick_cells[quick.CPUID_COUNT] = 0
             cr0, cr4, efer = mode
             # PCIDs do not exist in the engine; its TLB is emptied at every change of root instead
             self.hardware.set_mode(cr0, cr4 & ~(1 << 17), efer)
@@ -219,15 +222,15 @@ class KvmRun:
             if r.exception_set_rf:
                 hw.rflags |= 1 << 16
                 r.exception_set_rf = 0
-            if self._soft_exception:
+            if self.soft_exception:
                 # without NRIPS the instruction has been skipped already
-                hw.queue_event(vector, "software", None, self._soft_length if self.profile.nrips else 0)
+                hw.queue_event(vector, "software", None, self.soft_length if self.profile.nrips else 0)
                 return
             hw.cr2 = r.cr2 & U64
             hw.queue_event(vector, "exception", r.exception_error if r.exception_has_error else None)
         elif r.interrupt_injected:
             if r.interrupt_soft:
-                hw.queue_event(r.interrupt_nr, "software", None, self._soft_length if self.profile.nrips else 0)
+                hw.queue_event(r.interrupt_nr, "software", None, self.soft_length if self.profile.nrips else 0)
             else:
                 hw.queue_event(r.interrupt_nr, "interrupt")
         elif r.nmi_injected:
@@ -239,7 +242,7 @@ class KvmRun:
         if self._soft_event() and not self.profile.nrips:
             # svm_update_soft_interrupt_rip: INT n, INT3 and INTO push the address after them
             self.emulator.skip()
-            r.exception_injected = int(self._soft_exception)
+            r.exception_injected = int(self.soft_exception)
         # an interrupt that has to wait for another event's delivery makes the entry an immediate exit; without an
         # in-kernel irqchip KVM takes the event being reinjected for one
         r.immediate_exit = int(r.interrupt_injected)
@@ -261,7 +264,7 @@ class KvmRun:
     def _soft_event(self):
         """Is the event to be injected again an INT n, INT3 or INTO?"""
         r = self.vcpu.record
-        return r.exception_injected and self._soft_exception or r.interrupt_injected and r.interrupt_soft
+        return r.exception_injected and self.soft_exception or r.interrupt_injected and r.interrupt_soft
 
     def _interrupts(self):
         """Take an interrupt from the platform when the guest can; else ask for a window."""
@@ -281,11 +284,11 @@ class KvmRun:
         """svm_complete_interrupts: what was injected has arrived, unless its delivery was interrupted."""
         r = self.vcpu.record
         r.nmi_injected = r.exception_pending = r.exception_injected = r.interrupt_injected = 0
-        self._soft_exception = False
+        self.soft_exception = False
         event = self.hardware.interrupted_event
         if event is None:
             return
-        self._soft_length = event.instruction_length
+        self.soft_length = event.instruction_length
         if event.kind == "nmi":
             r.nmi_injected = 1
         elif event.kind == "interrupt" or event.kind == "software" and (
@@ -293,14 +296,14 @@ class KvmRun:
             r.interrupt_injected, r.interrupt_nr = 1, event.vector
             r.interrupt_soft = int(event.kind == "software")
         else:
-            self._soft_exception = event.kind == "software"
+            self.soft_exception = event.kind == "software"
             r.exception_injected, r.exception_vector = 1, event.vector
             r.exception_has_error = int(event.error_code is not None)
             r.exception_error = event.error_code or 0
             r.exception_has_payload = 0
 
-    _soft_exception = False
-    _soft_length = 0
+    soft_exception = False
+    soft_length = 0
 
     def on_exit(self, code):
         """Handle one exit of the hardware; False ends the run."""
@@ -349,21 +352,30 @@ class KvmRun:
 
     def _tick(self):
         """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
-        passed = self.hardware.instruction_count + self._quick[quick.CLOCK_OFFSET] - self.platform.now
+        passed = self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
         if passed > 0:
             self.platform.advance(passed)
 
     def _pass_time(self, ns):
         """Time that passes without instructions."""
-        self._quick[quick.CLOCK_OFFSET] += ns
+        self.quick_cells[quick.CLOCK_OFFSET] += ns
         self._tick()
 
     def _serial_output(self):
         """Hand on what the guest sent to its serial port without an exit to here."""
-        count = self._quick[quick.SERIAL_COUNT]
+        count = self.quick_cells[quick.SERIAL_COUNT]
         if count:
-            self._quick[quick.SERIAL_COUNT] = 0
+            self.quick_cells[quick.SERIAL_COUNT] = 0
             self.platform.transmitted(bytes(self._serial[:count]))
+
+    def _input(self, seconds):
+        """Type what the user typed; None when nobody can type."""
+        if self.poll_input is None:
+            return None
+        data = self.poll_input(seconds)
+        if data:
+            self.platform.receive(data)
+        return data
 
     def _enter_again(self):
         self._tick()
@@ -371,7 +383,7 @@ class KvmRun:
             self._drain()
         if not self._within_limits():
             return False
-        self._quick[quick.SERIAL_READY], self._quick[quick.SERIAL_STATUS] = self.platform.serial_state()
+        self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
         wait = self.platform.next_event()
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
@@ -572,24 +584,24 @@ class KvmRun:
             return True
         self.msrs[index] = value
         if index == TSC_AUX:
-            self._quick[quick.TSC_AUX] = value
+            self.quick_cells[quick.TSC_AUX] = value
         return False
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
         if index == TSC:
-            return self.hardware.instruction_count + self._quick[quick.CLOCK_OFFSET]
+            return self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET]
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
         leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
         values = guest_cpuid(self.vcpu, hw, leaf, subleaf, la57=self.la57)
-        count = self._quick[quick.CPUID_COUNT]
+        count = self.quick_cells[quick.CPUID_COUNT]
         if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
             self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
-            self._quick[quick.CPUID_COUNT] = count + 1
+            self.quick_cells[quick.CPUID_COUNT] = count + 1
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
         return self._skip(2)
 
@@ -620,6 +632,14 @@ class KvmRun:
             if not self.hardware.rflags & RFLAGS_IF:
                 return self._end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")
             wait = self.platform.next_event()
+            # with a terminal an idle guest idles: virtual time goes on with the clock on the wall
+            typed = self._input(IDLE if wait is None else min(wait / 1e9, IDLE))
+            if typed is not None and wait is None:
+                if not self._within_limits():
+                    return False
+                continue
+            if typed:
+                continue
             if wait is None:
                 return self._end("halted", f"HLT and no device will ever interrupt, RIP {self.hardware.rip:#x}")
             self._pass_time(wait)
@@ -712,14 +732,19 @@ class KvmRun:
         try:
             if self._enter():
                 while self.report is None:
-                    budget = self.SLICE
+                    count = self.hardware.instruction_count
+                    if self.snapshot_at is not None and count >= self.snapshot_at:
+                        self.snapshot_at = None
+                        self.on_snapshot(self)
+                    budget = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
                     if self.limit is not None:
-                        budget = max(1, min(budget, self.limit - self.hardware.instruction_count))
+                        budget = max(1, min(budget, self.limit - count))
                     wait = self.platform.next_event()
                     if wait is not None:
                         budget = max(1, min(budget, wait))
                     reason = self.hardware.run(self.on_exit, max_instructions=budget)
                     self._serial_output()
+                    self._input(0)
                     self._tick()
                     if self.report is None and reason != "handler":
                         if not self._within_limits():
@@ -732,7 +757,7 @@ class KvmRun:
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
-        faults, quick_exits, ports = self.hardware.exit_counts[1], self._quick[quick.TAKEN], self._quick[quick.TAKEN_IO]
+        faults, quick_exits, ports = self.hardware.exit_counts[1], self.quick_cells[quick.TAKEN], self.quick_cells[quick.TAKEN_IO]
         report.fast_exits = faults + quick_exits
         block = self._block
         others = (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS), ("INVLPG", fast_path.INVLPGS))
