@@ -91,7 +91,10 @@ def function_parity(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 def bench(context: typer.Context):
-    """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
+    """Time the core's operations compiled, interpreted and as C; `bench guests`: real guests against the engine's MMU."""
+    if context.args[:1] == ["guests"]:
+        from ..lab.guest_speed import command as guests
+        _finish(guests, context.args[1:])
     from ..lab.bench import command
     _finish(command, context.args)
 
