@@ -17,7 +17,7 @@ from ...state import interpreted
 from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
-from ...x86.bits import CR4_LA57
+from ...x86.bits import CR4_LA57, CR4_PKE
 from . import exits as svm
 from . import fast_path, guest_memory, quick
 from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
@@ -181,6 +181,9 @@ class KvmRun:
         hw.rip = e.rip
         hw.rflags = e.rflags
         self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=e.pcid)
+        # what CPUID does not show CR4 must not take; KVM never offers PKU with shadow paging
+        hidden = CR4_PKE if self.la57 else CR4_PKE | CR4_LA57
+        self.vcpu.record.cr4_reserved = signed(self.vcpu.record.cr4_reserved | hidden)
         long_code = bool(hw.segment(CS).flags & 1 << 21)
         self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
 
