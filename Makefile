@@ -17,7 +17,7 @@ run: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy src/shadowmmu
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests

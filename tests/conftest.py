@@ -89,11 +89,14 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def pytest_collection_modifyitems(items):
-    """The comparison of modes needs the records of the others: it runs last.  The process that it starts runs only
-    tests with machines."""
+    """The comparison of modes needs the records of the others: it runs last, and in their process.  The process that it
+    starts runs only tests with machines.  Other files may run in any process (pytest-xdist, --dist loadgroup)."""
     if os.environ.get(RECORD_VARIABLE):
         items[:] = [item for item in items if "machine" in getattr(item, "fixturenames", ())]
     items.sort(key=lambda item: "test_zz_both_modes" in item.nodeid)
+    for item in items:
+        compared = {"machine", "own_records"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("machines" if compared else item.path.name))
 
 
 def pytest_sessionfinish(session):

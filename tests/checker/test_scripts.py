@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from shadowmmu.checker import geometry, known, ops
+from shadowmmu.checker import alphabet, geometry, known, ops
 
 SRC = pathlib.Path(__file__).parent.parent.parent / "src"
 
@@ -17,7 +17,7 @@ SRC = pathlib.Path(__file__).parent.parent.parent / "src"
 @pytest.mark.parametrize("machine", geometry.MACHINES)
 @pytest.mark.parametrize("small", [False, True])
 def test_every_operation_survives_printing_and_reading(machine, small):
-    rows = [r for rows in geometry.alphabet(geometry.MACHINES[machine], 2, small).values() for r in rows]
+    rows = [r for rows in alphabet.alphabet(geometry.MACHINES[machine], 2, small).values() for r in rows]
     script = ops.parse(ops.script(machine, "linux-6.12", 2, rows))
     assert script.machine == machine and script.vcpus == 2
     assert script.rows == rows

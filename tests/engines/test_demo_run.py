@@ -38,6 +38,25 @@ def test_same_as_without_the_shadow_mmu(words):
     assert ("5-level" in output.decode()) == ("la57" in words)
 
 
+@pytest.mark.parametrize(("words", "mmu"), [("", "tdp"), ("pcid procs=12", "tdp"), ("x la57", "tdp"), ("", "tdp-legacy"),
+                                            ("pcid", "tdp-legacy")])
+def test_same_with_nested_paging(words, mmu):
+    """`--mmu tdp`: memory, registers and output as on shadow paging; no exit for #PF, MOV CR3 and INVLPG."""
+    nested, output = run_demo(words, mmu=mmu)
+    shadow, expected = run_demo(words)
+    assert output == expected and nested.registers == shadow.registers
+    assert nested.vm.read_gpa(0, MEMORY) == shadow.vm.read_gpa(0, MEMORY)
+    assert nested.vm.warning is None
+    exits = nested.report.exits
+    assert exits["NPF"] == nested.vm.vcpus[0].stat["pf_taken"] > 100
+    assert exits["#PF"] == exits["MOV to CR3"] == exits["INVLPG"] == 0
+    assert shadow.report.exits["#PF"] > 1000 and shadow.report.exits["INVLPG"] > 1000
+    # one nested table per 2M touched and the three above; shadow paging needs the guest's tables' shadows, too
+    tables = len(nested.vm.tdp_pages if mmu == "tdp" else nested.vm.shadow_pages)
+    assert 5 <= tables <= 3 + MEMORY // (2 << 20)
+    assert nested.vm.view.indirect_shadow_pages == 0
+
+
 @pytest.mark.parametrize("words", ["timer", "x la57 pcid timer procs=12"])
 def test_same_result_with_timer_interrupts(words):
     """The timer follows the clock of the machine: processes are switched elsewhere, the checksum stays."""

@@ -39,7 +39,7 @@ def test_equal_to_the_recording(run_dir):
 
 
 def test_equal_when_interpreted():
-    """The same source without numba, on guests that reach 32-bit, PAE and 64-bit paging and host operations."""
+    """The same source without the compiler, on guests that reach 32-bit, PAE and 64-bit paging and host operations."""
     code = ("from shadowmmu.cli import compare_run; import sys\n"
             "for run_dir in sys.argv[1:]:\n"
             "    report = compare_run.run(run_dir, timeout=300)\n"

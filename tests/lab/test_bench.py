@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from shadowmmu.lab import bench, guest, limit, report
+from shadowmmu.lab import bench, checking, guest, limit, report
 from shadowmmu.lab.errors import BenchError, LimitMissing
 from shadowmmu.lab.measured import Measured, bits_set, compare
 from shadowmmu.lab.operations import OPERATIONS
@@ -177,3 +177,11 @@ def test_bits_are_counted_per_entry():
     octets = b"".join(word.to_bytes(8, "little") for word in words)
     assert bits_set(octets, 1 << 5) == 2
     assert bits_set(octets, 1 << 6) == 2
+
+
+def test_checked_operations_are_a_table_of_the_report():
+    rows = [checking.Checked("4-level, 1 vCPU, random", 250_000.0, [250_000.0]), checking.Checked("x", 1000.0, [1000.0])]
+    results = bench.Results({"cpu": "", "cpus": 1, "load": 0, "system": "", "python": "", "llvmlite": "", "gcc": "", "flags": ""},
+                            bench.Options(), "none", [], [], {}, [], [], rows)
+    lines = report.text(results).splitlines()
+    assert [line.split()[-1] for line in lines[-2:]] == ["ok", "missed"] and "250 k" in lines[-2]

@@ -48,3 +48,16 @@ def test_bad_patches(tmp_path, text, message):
     done = python("run", text, tmp_path, arguments=("-m", "shadowmmu"))
     assert done.returncode == 2
     assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_two_files_together_and_what_counts_as_their_text(tmp_path):
+    """Comments and docstrings do not make other code of it; a function may be replaced once."""
+    from shadowmmu.state.patch import Patch
+    one, two, same = (tmp_path / name for name in ("one.py", "two.py", "same.py"))
+    one.write_text('"""Story."""\n@replaces("mmu.a.f")\ndef f(vm):\n    return 1\n')
+    two.write_text('@replaces("mmu.a.g")\ndef g(vm):\n    return 2\n')
+    same.write_text('"""Another story."""\n\n\n@replaces("mmu.a.f")\ndef f(vm):\n    return 1  # one\n')
+    both = Patch(os.pathsep.join(map(str, (one, two))))
+    assert set(both.functions) == {"mmu.a.f", "mmu.a.g"} and both.problem is None
+    assert Patch(str(one)).text == Patch(str(same)).text != both.text
+    assert Patch(os.pathsep.join(map(str, (one, same)))).problem == f"{same}:5: mmu.a.f is replaced twice"

@@ -53,9 +53,10 @@ def state_dump():
     role = layouts.role_from_kernel(0x3704, "6.12")
     pages = [dump.ShadowPage(0x13, role - 3, 0x801, parents=1, sptes={1: 0x2B52A25, 2: -(1 << 63)}),
              dump.ShadowPage(0x10, role, 0x800, root_count=1, sptes={0: 0x801827})]
-    return dump.StateDump(root=dump.Root(0x800000, 0x10000), prev=[dump.Root()] * 3, cpu_role=role, ext=0x81,
-                          root_role=role, cr0=0x80010011, cr3=0x10000, cr4=0x20, efer=0xD00, gen=0, n_used=2, n_max=81,
-                          indirect=2, pages=pages, guest_frames={0x2B52: 1}, pae_root=(0, 0, 0, 0),
+    mmu = dump.MmuState(root=dump.Root(0x800000, 0x10000), prev=[dump.Root()] * 3, cpu_role=role, ext=0x81,
+                        root_role=role, tables=[(f"PAEROOT{i}", 0) for i in range(4)])
+    return dump.StateDump(contexts=[mmu], registers={"cr0": 0x80010011, "cr3": 0x10000, "cr4": 0x20, "efer": 0xD00},
+                          gen=0, n_used=2, n_max=81, indirect=2, pages=pages, guest_frames={0x2B52: 1},
                           nonpresent=-(1 << 63))
 
 
@@ -74,10 +75,10 @@ def test_our_state_in_the_kernels_words():
     (lambda d: d.pages[0].sptes.update({1: 0x2B52A27}), "entry 1: kernel G1|a25 (guest page 1: user, accessed"),
     (lambda d: setattr(d.pages[0], "unsync", 1), "unsync flag: kernel 0, model 1"),
     (lambda d: setattr(d.pages[0], "role", d.pages[0].role ^ 1 << 13), "roles differ in efer_nx 1 and 0"),
-    (lambda d: setattr(d, "cr4", 0), "guest register cr4: kernel 20, model 0"),
+    (lambda d: d.registers.update(cr4=0), "guest register cr4: kernel 20, model 0"),
     (lambda d: setattr(d, "gen", 1), "mmu_valid_gen: kernel 0, model 1"),
-    (lambda d: d.prev.__setitem__(0, dump.Root(0x800000, 0)), "cached root 0: kernel - for pgd"),
-    (lambda d: setattr(d.root, "hpa", -1), "current root: kernel P10/3704"),
+    (lambda d: d.contexts[0].prev.__setitem__(0, dump.Root(0x800000, 0)), "cached root 0: kernel - for pgd"),
+    (lambda d: setattr(d.contexts[0].root, "hpa", -1), "current root: kernel P10/3704"),
 ])
 def test_differences_of_states_in_words(change, words):
     ours = state_dump()

@@ -33,6 +33,14 @@ def row_of(record, layout, frames):
     elif name == "kvm_exit":
         code = {v: k for k, v in names.SVM_EXITS.items()}[f["reason"]]
         values = [f["vcpu"], code, f["rip"], f["info1"], f["info2"]]
+    elif name == "kvm_nested_vmexit":
+        code = {v: k for k, v in names.SVM_EXITS.items()}[f["reason"]]
+        values = [f["vcpu"], code, f["rip"], f["info1"], f["info2"]]
+    elif name == "kvm_nested_vmexit_inject":
+        code = {v: k for k, v in names.SVM_EXITS.items()}[f["reason"]]
+        values = [code, f["info1"], f["info2"], f["int_info"], f["int_error"]]
+    elif name == "kvm_nested_vmenter_failed":
+        values = [names.NESTED_CHECKS.index(f["check"])]
     elif name == "kvm_emulate_insn":
         code = bytes.fromhex(f["bytes"])
         low, high = code[:8], code[8:]

@@ -29,6 +29,7 @@ from ..x86.bits import (
     CR4_PSE,
     CR4_SMEP,
     EFER_LMA,
+    EFER_NX,
     FRAME_MASK,
     NX,
     PFERR_FETCH,
@@ -151,7 +152,9 @@ def rights_now(vm, area, v):
 @core
 def outdated(vm, area, v):
     """What is derived from this vCPU's registers must be derived anew."""
-    areas.head(vm, area)[areas.STALE] |= 1 << v
+    h = areas.head(vm, area)
+    h[areas.STALE] |= 1 << v
+    h[areas.RIGHTS] |= 1 << v
 
 
 @core
@@ -181,11 +184,28 @@ def take_registers(vm, area, v):
 
 
 @core
+def take_cpuid(vm, area, v):
+    """MAXPHYADDR is another one now.  No manual speaks of it, so nothing is taken from what the CPU may hold."""
+    cpu_of(vm, area, v)[walker.MAXPHYADDR] = state.vcpu(vm, v).maxphyaddr
+    take_registers(vm, area, v)
+
+
+@core
 def load_pdptes(vm, area, v):
     """PAE paging: the PDPTE registers are loaded (SDM vol. 3 4.4.1)."""
     cpu = cpu_of(vm, area, v)
     if cpu[walker.CR0] & CR0_PG and cpu[walker.CR4] & CR4_PAE and not cpu[walker.EFER] & EFER_LMA:
         walker.load_pdptes(memory_of(vm, area, v), cpu, cpu[walker.CR3])
+
+
+@core
+def cr3_refused(vm, area, v, value):
+    """Must MOV CR3 raise #GP(0)?  Bits 63:MAXPHYADDR are reserved, bit 63 only with CR4.PCIDE=0 (SDM vol. 2, MOV to control
+    registers)."""
+    cpu = cpu_of(vm, area, v)
+    if cpu[walker.CR4] & CR4_PCIDE:
+        value &= (1 << 63) - 1
+    return value >> cpu[walker.MAXPHYADDR] != 0
 
 
 @core
@@ -219,6 +239,17 @@ def cr4_written(vm, area, v):
     take_registers(vm, area, v)
     if changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP):
         load_pdptes(vm, area, v)
+
+
+@core
+def cr4_refused(vm, area, v, value):
+    """MOV CR4 has raised #GP.  With `pdptrs-early` set aside it may have loaded the PDPTE registers all the same."""
+    vcpu = state.vcpu(vm, v)
+    if areas.head(vm, area)[areas.ASIDE] & known.PDPTRS_EARLY and value & CR4_PCIDE and not vcpu.cr4 & CR4_PCIDE \
+            and not value & vcpu.cr4_reserved and value & CR4_PAE and not vcpu.efer & EFER_LMA \
+            and (value ^ vcpu.cr4) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP):
+        load_pdptes(vm, area, v)
+        outdated(vm, area, v)
 
 
 @core
@@ -263,11 +294,12 @@ def settle(vm, area):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
         if stale or changed & own[0]:
-            if stale:
+            if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
+    h[areas.RIGHTS] = 0
 
 
 @core
@@ -297,7 +329,8 @@ def learn(vm, area, v):
             fresh[2 * i] = gva >> vm.page_shift
             fresh[2 * i + 1] = ALL_ACCESSES
             continue
-        status = walker.walk(memory, cpu, gva, out)
+        tlb.learn(memory, cpu, permitted, gva, out)
+        status = out[walker.STATUS]
         accessed = True
         for level in range(out[walker.LEVEL], out[walker.TOP] + 1):
             tables |= table_bit(memory, out[walker.ADDRESS + level - 1] >> vm.page_shift)
@@ -307,7 +340,6 @@ def learn(vm, area, v):
             fresh[2 * i] = out[walker.GFN]
             fresh[2 * i + 1] = guest[out[walker.WRITE] | out[walker.USER] << 1 | out[walker.NO_EXECUTE] << 2
                                      | out[walker.DIRTY] << 3]
-        tlb.learn(memory, cpu, permitted, gva, out)
     if h[areas.ASIDE] & known.OTHER_PCIDS:
         learn_cached_roots(vm, area, v)
     for i in range(permitted[tlb.COUNT]):
@@ -422,8 +454,11 @@ def access_bit(kind, cpl, ac):
 def may_fault(vm, area, v, gva, kind, error):
     """Is a page fault with this error code permitted for the access now (CPL, AC: of the cpu table)?"""
     outcomes = areas.common(vm, area, areas.OUTCOMES)
-    tlb.permitted(memory_of(vm, area, v), cpu_of(vm, area, v), permitted_of(vm, area, v), gva, kind,
-                  areas.common(vm, area, areas.OUT), outcomes)
+    cpu = cpu_of(vm, area, v)
+    tlb.permitted(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, kind, areas.common(vm, area, areas.OUT), outcomes)
+    if areas.head(vm, area)[areas.ASIDE] & known.FETCH_FLAG and cpu[walker.MODE] == walker.BITS32 and kind & PFERR_FETCH \
+            and cpu[walker.EFER] & EFER_NX and not cpu[walker.CR4] & CR4_SMEP:
+        error &= ~PFERR_FETCH
     for i in range(outcomes[0]):
         if outcomes[1 + 2 * i] == walker.DENIED and outcomes[2 + 2 * i] == error:
             return True

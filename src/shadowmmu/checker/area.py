@@ -15,14 +15,16 @@ from ..oracle import tlb, walker
 from ..state import core
 
 #: Header words.  FAIL: 0 or what is wrong (`verify.FAILURES`) and details; SKIPPED: the operation could not be done;
-#: OUTCOME: of an access; FULL: a table of translations overflowed, the state is not judged any further.  CHANGED, STALE: bit per
-#: vCPU, the set of permitted translations is new, or must be made anew; FREE_RAM: host frames left when FRAMES were read;
-#: TAINTED: the host changed a guest page table that a synced shadow page shadows (see `ops.taint`);
-#: ASIDE: deviations that are known and not looked for (`known`).
+#: OUTCOME: of an access; FULL: a table of translations overflowed, the state is not judged any further.  CHANGED, STALE: bit
+#: per vCPU, the set of permitted translations is new, or must be made anew; RIGHTS: the same of the rights tables; FREE_RAM:
+#: host frames left when FRAMES were read; TAINTED: the host changed a guest page table that a synced shadow page shadows (see
+#: `host_side.taint`); ASIDE: deviations that are known and not looked for (`known`); UNTRACKED: vCPUs whose emulated write is
+#: in memory and not yet known to the MMU; HOST_CODE, HOST_A, HOST_B: what the host has begun (an operation's code and
+#: parameters; 0: nothing).
 (N_GVAS, LIMIT, FAIL, FAIL_VCPU, FAIL_GVA, FAIL_A, FAIL_B, FAIL_C, SKIPPED, OUTCOME, FULL, CHANGED, STALE,
- FREE_RAM, TAINTED, ASIDE) = range(16)
-GVAS, MAX_GVAS = 16, 24
-FRAMES, GFNS = 40, 32
+ FREE_RAM, TAINTED, ASIDE, UNTRACKED, HOST_CODE, HOST_A, HOST_B, RIGHTS) = range(21)
+GVAS, MAX_GVAS = 21, 24
+FRAMES, GFNS = 45, 32
 SNAPSHOT, MAX_RAM_WORDS = FRAMES + 2 * GFNS, 96
 OUT = SNAPSHOT + MAX_RAM_WORDS
 BEFORE = OUT + walker.OUT_WORDS
@@ -31,10 +33,13 @@ OUTCOMES = BEFORE + walker.OUT_WORDS
 ORACLE_ROWS, HARDWARE_ROWS = 120, 96
 VCPUS = OUTCOMES + 2 * ORACLE_ROWS + 8
 
-#: Places within a vCPU's block.  TABLES: bit per gfn on which the set of permitted translations depends.  FRESH: per gva
+#: Places within a vCPU's block.  PENDING: what the vCPU has begun (`execute`): nothing, a fault or a write; then gva, kind,
+#: value, size, flags, error code, gpa, generation of the memslots.  TABLES: bit per gfn on which the set of permitted translations depends.  FRESH: per gva
 #: (frame, access mask) of the walk from CR3 at this moment.
 CPU = 0
-TABLES = walker.CPU_WORDS
+PENDING = walker.CPU_WORDS
+PENDING_WORDS = 9
+TABLES = PENDING + PENDING_WORDS
 GUEST_RIGHTS = TABLES + 1
 HARDWARE_RIGHTS = GUEST_RIGHTS + 16
 FRESH = HARDWARE_RIGHTS + 8

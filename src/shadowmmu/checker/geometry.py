@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Small machines for search: pages of 32 bytes, tables of four entries, guest page tables at fixed places.
 
-    gfn   0      1      2     3     4    5    6        7      8 .. 11   12, 13   14, 15
-          empty  root a  PDPT  PD    PT T PT U root b   PD b   data      slot 1   no memory (MMIO)
-          |<------------------------ slot 0 ------------------------->|
+    gfn   0        1      2     3     4    5    6        7      8 .. 11   12, 13   14, 15
+          (PML4)   root a  PDPT  PD    PT T PT U root b   PD b   data      slot 1   no memory (MMIO)
+          |<------------------------- slot 0 ------------------------->|
 
     root a --> PDPT --> PD  [0] --> T     0x000  T itself: the guest edits T
     root b --^              [1] --> U     0x020  U: the guest edits U
                (W cleared)  [2] 2M        0x040  PD: the guest edits PD
-                            [3] --> U     0x060  data 8
+                            [3] --> U     0x060  data 8, or the PDPT, or root a: the guest edits that
                              (read-only)  0x080  data 9, 0x0a0 data 10, 0x0c0 gfn 14 (MMIO), 0x0e0 not accessed yet
                                           0x100 .. 0x17f  the large page, 0x180 .. 0x1ff  U again, read-only
 
-32-bit tables have eight 4-byte entries, so a page table spans two quadrants; its linear pages lie further apart.
-Address space 1 (system management mode) sees the same memory.  No host page has two gfns: KVM tracks page tables by gfn, so a
-write through another gfn of the same memory is none of its business.
+32-bit tables have eight 4-byte entries, so a page table spans two quadrants; its linear pages lie further apart.  `wide` has
+four directories with different rights over T and U: 14 shadow pages of two guest tables, more than one batch of
+unsync pages (KVM_PAGE_ARRAY_NR), and more than 14 sptes of one gfn.
+
+Address space 1 (system management mode) sees the same memory, except that gfn 11 is another page there (SMRAM) and slot 1 does
+not exist.  No page that may become a page table has two gfns: KVM tracks page tables by gfn, so a write through another gfn
+of the same memory is none of its business.
 """
 
 from dataclasses import dataclass
 
+from .. import rules as rule_sets
 from ..state import JIT, interpreted
 from ..state.store import Config
 from ..vm.machine import Vm
@@ -27,28 +32,32 @@ from ..x86.bits import (
     CR0_PE,
     CR0_PG,
     CR0_WP,
-    CR3_NOFLUSH,
+    CR4_LA57,
     CR4_PAE,
     CR4_PCIDE,
     CR4_PGE,
     CR4_PSE,
-    CR4_SMAP,
-    CR4_SMEP,
     EFER_LMA,
     EFER_LME,
     EFER_NX,
     NX,
 )
 from . import area as areas
-from . import ops
-from .ops import row
+from . import known, ops
+
+#: How often a kind of operation is drawn.
+WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2,
+           "host registers": 1, "enter": 3, "nested": 0, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
+           "dirty": 2, "memory": 2, "reclaim": 1}
 
 P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D
-ROOT_A, PDPT, PD, T, U_TABLE, ROOT_B, PD_B = 1, 2, 3, 4, 5, 6, 7
+PML4, ROOT_A, PDPT, PD, T, U_TABLE, ROOT_B, PD_B = range(8)
 DATA, MMIO = 8, 14
 PAGE = 32
-MEMORY_PAGES, SPARE_PAGES = 16, 2
+#: Host pages; the last one is what SMM has at gfn 11.
+MEMORY_PAGES, SPARE_PAGES = 17, 2
+SMRAM = 16
 QUOTA = 22
 
 
@@ -71,6 +80,21 @@ class Machine:
     pages: tuple            # linear page numbers of interest
     pcids: tuple = (0,)
     intel: bool = False
+    host_level: int = 1     # size of the host's own mappings: 3 where everything lies in one large page
+    slot_pages: int = 12    # of slot 0
+    slot1_pages: int = 2    # of slot 1, behind it; none if slot 0 has everything
+    edits: int = DATA       # what the guest maps at its fourth page
+    quota: int = QUOTA
+    #: Rules that the machine needs otherwise than the kernel's default: module parameters.
+    parameters: tuple = ()
+    prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
+    #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
+    more: tuple = ()
+
+    @property
+    def weights(self):
+        """How often a kind of operation is drawn."""
+        return WEIGHTS | dict(self.more)
 
     @property
     def gvas(self):
@@ -80,55 +104,90 @@ class Machine:
     def per_table(self):
         return PAGE // self.entry_bytes
 
+    @property
+    def index_bits(self):
+        """Bits of a linear address that index one table of the guest."""
+        return 3 if self.entry_bytes == 4 else 2
+
     def tables(self):
         """gfn -> entries of the guest's tables at the start."""
         t = {
             PD: [entry(T), entry(U_TABLE), entry(DATA, FULL | PS), entry(U_TABLE, FULL & ~W)],
-            T: [entry(T), entry(U_TABLE), entry(PD), entry(DATA)],
+            T: [entry(T), entry(U_TABLE), entry(PD), entry(self.edits)],
             U_TABLE: [entry(DATA + 1), entry(DATA + 2), entry(MMIO), entry(DATA + 3, P | W | U)],
+            PD_B: [entry(U_TABLE), entry(T)],
         }
+        if self.cr4 & CR4_PGE:
+            # the kernel's part of an address space
+            t[U_TABLE][:2] = [entry(DATA + 1, FULL | G), entry(DATA + 2, FULL | G)]
         if self.entry_bytes == 4:
+            t[T][2] = entry(ROOT_A)
             t[T] += [entry(DATA + 1), entry(12)]
-            t[U_TABLE] += [entry(DATA), entry(12)]
+            t[U_TABLE] += [entry(DATA + 1, FULL & ~W), entry(12)]
             t[ROOT_A], t[ROOT_B] = t.pop(PD), [entry(T, FULL & ~W), entry(U_TABLE)]
-        elif self.efer & EFER_LMA:
-            t[PDPT] = [entry(PD), entry(PD_B)]
-            t[ROOT_A], t[ROOT_B] = [entry(PDPT)], [entry(PDPT, FULL & ~W)]
-            t[PD_B] = [entry(U_TABLE), entry(T)]
-        else:
+            del t[PD_B]
+        elif not self.efer & EFER_LMA:
             t[ROOT_A], t[ROOT_B] = [entry(PD, P)], [entry(PD_B, P)]
-            t[PD_B] = [entry(U_TABLE), entry(T)]
+        else:
+            t[PDPT] = [entry(PD), entry(PD_B)] + ([entry(0, FULL | PS)] if self.host_level == 3 else [])
+            t[ROOT_A], t[ROOT_B] = [entry(PDPT)], [entry(PDPT, FULL & ~W)]
+            if self.cr4 & CR4_LA57:
+                t[PML4], t[ROOT_A], t[ROOT_B] = t[ROOT_A], [entry(PML4)], [entry(PML4, FULL & ~W)]
+        if self.name == "wide":
+            t[PD] = [entry(T), entry(U_TABLE), entry(U_TABLE, FULL & ~W), entry(U_TABLE, FULL & ~U)]
+            t[PD_B] = [entry(U_TABLE, FULL | NX), entry(T, FULL & ~W), entry(U_TABLE, FULL & ~W & ~U), entry(T, FULL & ~U)]
+            t[PDPT] = [entry(PD), entry(PD_B), entry(PD, FULL | NX), entry(PD_B, FULL & ~U)]
         return t
 
     def config(self, vcpus):
-        return Config(page_shift=5, level_bits=2, prefetch_num=4, vcpus=vcpus, memory_pages=MEMORY_PAGES,
-                      spare_pages=SPARE_PAGES, shadow_pages=QUOTA + 8 * vcpus + 6, slots=5, slot_pages=32, descs=40,
-                      hash_buckets=4, events=1)
+        return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus, memory_pages=MEMORY_PAGES,
+                      spare_pages=SPARE_PAGES, shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
+                      descs=3 * self.quota, hash_buckets=4, events=1, host_level=self.host_level)
 
 
 _LONG = CR4_PAE
 _CR0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET
 _EFER = EFER_LME | EFER_LMA | EFER_NX
 _PAGES = tuple(range(16))
+#: In `wide`: the tables, and what each of the sixteen leaf tables maps at its start or end.
+_WIDE = (0, 1, 2, 3, 4, 8, 12, 16, 19, 20, 23, 24, 28, 31, 35, 36, 40, 44, 48, 51, 52, 56, 60)
 _PAGES32 = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 24, 25, 28)
 
 MACHINES = {m.name: m for m in (
     Machine("4-level", "64-bit paging", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES),
     Machine("pcid", "64-bit paging with PCIDs", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES,
-            (0, 1, 2)),
-    Machine("pae", "PAE paging", 8, _CR0, ROOT_A << 12, CR4_PAE, EFER_NX, _PAGES),
+            (0, 1, 2), more=(("cr3", 14), ("registers", 8))),
+    Machine("pae", "PAE paging", 8, _CR0, ROOT_A << 12, CR4_PAE, EFER_NX, _PAGES, edits=ROOT_A),
     Machine("32-bit", "32-bit paging with 4M pages", 4, _CR0, ROOT_A << 12, CR4_PSE, 0, _PAGES32),
     Machine("intel", "64-bit paging, PCIDs, an Intel CPU's rules", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE, _EFER,
-            _PAGES, (0, 1), True),
+            _PAGES, (0, 1), True, edits=PDPT),
+    Machine("huge", "64-bit paging, large pages in guest and host", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
+            (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16, prefetch=2),
+    Machine("huge-nx", "the same with the workaround for the iTLB multihit erratum", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
+            (*_PAGES, 35, 37, 40, 44), host_level=3, slot1_pages=4, parameters=(("nx_huge_pages", 1),)),
+    Machine("nonpaging", "a guest without paging on a host with large pages", 4, CR0_PE | CR0_ET, ROOT_A << 12, CR4_PSE, 0,
+            _PAGES, host_level=2),
+    Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT, prefetch=2),
+    Machine("nested", "64-bit L1 and L2 on shadow paging, with PCIDs and without VPIDs", 8, _CR0, ROOT_A << 12,
+            _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES, (0, 1), True, more=(("nested", 12), ("cr3", 10), ("slots", 0))),
+    Machine("nested-pae", "PAE L1 and L2 on shadow paging", 8, _CR0, ROOT_A << 12, CR4_PAE, EFER_NX, _PAGES, (0,), True,
+            edits=ROOT_A, more=(("nested", 12), ("slots", 0))),
+    Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
+            edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
 
 
 def build(machine, rules, vcpus):
     """A `Vm` in the machine's initial state (no area)."""
-    vm = Vm(0, rules=rules, config=machine.config(vcpus), record=0)
-    for space in range(2):
-        vm.add_memslot(space * 2, 0, 12 * PAGE, 0, as_id=space)
-    vm.add_memslot(1, 12 * PAGE, 2 * PAGE, 12 * PAGE)
+    values = rules if isinstance(rules, dict) else rule_sets.RULES[rules]
+    vm = Vm(0, rules=values | dict(machine.parameters), config=machine.config(vcpus), record=0)
+    vm.add_memslot(0, 0, machine.slot_pages * PAGE, 0)
+    if machine.slot_pages == 12:
+        vm.add_memslot(1, 12 * PAGE, machine.slot1_pages * PAGE, 12 * PAGE)
+        vm.add_memslot(2, 0, 11 * PAGE, 0, as_id=1)
+        vm.add_memslot(5, 11 * PAGE, PAGE, SMRAM * PAGE, as_id=1)
+    else:
+        vm.add_memslot(2, 0, machine.slot_pages * PAGE, 0, as_id=1)
     for gfn, entries in machine.tables().items():
         size = machine.entry_bytes
         data = b"".join((e & (1 << 8 * size) - 1).to_bytes(size, "little") for e in entries)
@@ -140,93 +199,8 @@ def build(machine, rules, vcpus):
         cpu.record.has_pse36 = 0
         cpu.set_cpuid(pcid=True)
         cpu.set_sregs(cr0=machine.cr0, cr3=machine.cr3, cr4=machine.cr4, efer=machine.efer, cs_l=0)
-    vm.set_nr_mmu_pages(QUOTA)
+    vm.set_nr_mmu_pages(machine.quota)
     return vm
-
-
-# ---- the alphabet
-
-def _entry_values(m, at_pd):
-    """Values that a guest would write into an entry, the most telling first."""
-    if at_pd:
-        values = [entry(T), entry(U_TABLE), 0, entry(U_TABLE, FULL & ~W), entry(DATA, FULL | PS), entry(T, FULL & ~U),
-                  entry(DATA, FULL), entry(PD)]
-        flagged = [entry(DATA, FULL & ~D | PS), entry(T, FULL & ~A), entry(DATA, FULL & ~W | PS), entry(12, FULL | PS)]
-    else:
-        values = [entry(DATA + 1), entry(DATA), 0, entry(DATA, FULL & ~W), entry(U_TABLE), entry(MMIO), entry(T),
-                  entry(PD)]
-        flagged = [entry(DATA, FULL & ~U), entry(DATA, P | W | U | A), entry(DATA, P | W | U), entry(12), entry(ROOT_A),
-                   entry(DATA + 1, FULL | G), entry(13, FULL & ~W), entry(U_TABLE, FULL & ~W)]
-    if m.entry_bytes == 8:
-        flagged += [entry(DATA + 1, FULL | NX), entry(DATA, FULL | 1 << 45)]
-    return values, flagged
-
-
-def alphabet(machine, vcpus, small=False):
-    """Kind -> list of rows.  small: the short list for exhaustive search."""
-    m, size = machine, machine.entry_bytes
-    out = {op.kind: [] for op in ops.OPS}
-    gvas = m.gvas
-    root_b = (ROOT_B << 12) | m.pcids[-1]
-    for v in range(vcpus):
-        for gva in gvas:
-            telling = gva // PAGE in m.pages[:7]
-            for flags in (0,) if small else (0, ops.USER, ops.BY_TLB, ops.AC, ops.USER | ops.BY_TLB):
-                if not small or telling:
-                    out["access"].append(row(ops.LOAD, v, gva, 0, 0, flags))
-                if not small:
-                    out["access"].append(row(ops.FETCH, v, gva, 0, 0, flags & ~ops.AC))
-        tables = [(m.pages[0], False), (m.pages[1], False), (m.pages[2], m.entry_bytes == 8)]
-        for page, is_pd in tables:
-            values, flagged = _entry_values(m, is_pd)
-            for i in range(2 if small else m.per_table):
-                for value in values[:4] if small else values + flagged:
-                    for flags in (0,) if small else (0, 0, ops.BY_TLB):
-                        out["store"].append(row(ops.STORE, v, page * PAGE + i * size, value, size, flags))
-        for page in m.pages:
-            if not small or page in m.pages[3:5]:
-                for flags in (0,) if small else (0, ops.USER, ops.BY_TLB):
-                    out["store"].append(row(ops.STORE, v, page * PAGE, entry(DATA + 1), size, flags))
-        if not small:
-            out["store"] += [row(ops.STORE, v, PAGE + 2, 0, 2, 0), row(ops.STORE, v, 2 * PAGE, 1, 1, 0)]
-        for root in (ROOT_A, ROOT_B) if small else (ROOT_A, ROOT_A, ROOT_B, ROOT_B, MMIO):
-            for pcid in m.pcids:
-                for keep in (0, CR3_NOFLUSH) if len(m.pcids) > 1 else (0,):
-                    out["cr3"].append(row(ops.MOV_CR3, v, root << 12 | pcid | keep))
-        for gva in gvas[:8 if small else None]:
-            out["flush"].append(row(ops.INVLPG, v, gva))
-        for pcid in m.pcids:
-            for kind in range(4):
-                out["flush"].append(row(ops.INVPCID, v, kind, pcid, gvas[3 + pcid]))
-        changes = [(0, 0), (CR0_WP, 0)] if small else [(0, 0), (CR0_WP, 0), (CR0_PG, 0)]
-        for clear, _ in changes:
-            out["registers"].append(row(ops.MOV_CR0, v, m.cr0 & ~clear))
-        for change in (0, CR4_PGE, CR4_SMEP) if small else (0, CR4_PGE, CR4_SMEP, CR4_SMAP, CR4_SMEP | CR4_SMAP, CR4_PSE,
-                                                             CR4_PCIDE):
-            out["registers"].append(row(ops.MOV_CR4, v, m.cr4 ^ change))
-        if not small:
-            out["registers"] += [row(ops.WRMSR_EFER, v, (m.efer ^ EFER_NX) & ~EFER_LMA),
-                                 row(ops.WRMSR_EFER, v, m.efer & ~EFER_LMA)]
-            out["modes"] += [row(ops.SMM_ENTER, v), row(ops.SMM_LEAVE, v), row(ops.INIT, v),
-                             row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4, m.efer),
-                             row(ops.SET_SREGS, v, m.cr0, root_b if m.cr4 & CR4_PCIDE else ROOT_B << 12, m.cr4, m.efer)]
-        if vcpus > 1:
-            out["enter"].append(row(ops.ENTER, v))
-    for gfn, at_pd in ((T, False), (U_TABLE, False), (PD if size == 8 else ROOT_A, True)):
-        values, flagged = _entry_values(m, at_pd)
-        for i in range(1 if small else m.per_table):
-            for value in values[:2] if small else values + flagged:
-                out["host write"].append(row(ops.HOST_WRITE, 0, gfn * PAGE + i * size, value, size))
-    out["slots"] = [row(ops.SLOT_DELETE, 0, 1, 0), row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 0)]
-    if not small:
-        out["slots"] += [row(ops.SLOT_MOVE, 0, 1, 14, 0), row(ops.SLOT_MOVE, 0, 1, 12, 0),
-                         row(ops.SLOT_CREATE, 0, 3, 14, 2, 14, 0), row(ops.SLOT_DELETE, 0, 3, 0),
-                         row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 4), row(ops.SLOT_CREATE, 0, 1, 12, 2, 12, 2)]
-    out["dirty"] = [row(ops.DIRTY_LOG, 0, 0, on, 0) for on in (1, 0)] + [row(ops.DIRTY_READ, 0, 0, 0)]
-    hvas = (DATA,) if small else (DATA, DATA + 1, U_TABLE, 12)
-    out["unmap"] = [row(ops.UNMAP, 0, hva, 1) for hva in hvas]
-    out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in ((8,) if small else (8, 12, QUOTA))]
-    return out
 
 
 # ---- states
@@ -238,8 +212,8 @@ class Arena:
         import ctypes
         import mmap
 
-        from . import search
-        self.machine, self.rules, self.vcpus = machine, rules, vcpus
+        from . import entries
+        self.machine, self.rules, self.vcpus, self.aside = machine, rules, vcpus, aside
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
         self.area = -(-(offset + length) // 64) * 64
@@ -254,11 +228,17 @@ class Arena:
         self._headers = [interpreted.header(self._view[i * self.stride:(i + 1) * self.stride]) for i in range(copies)]
         table = self._view[self.area:self.stride].cast("q")
         table[areas.ASIDE] = aside
+        if aside & known.SMM_PROTECTION:
+            interpreted.rules(self.view(0)).protect_all_address_spaces = 1
+        if aside & known.MMIO_WRITABLE:
+            interpreted.rules(self.view(0)).strict_old_spte = 1
+        if aside & known.MMIO_RESYNC:
+            interpreted.rules(self.view(0)).mmio_sync_looks = 1
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):
             table[areas.GVAS + i] = gva
-        search.prepare(self.handle(0), self.area)
+        entries.prepare(self.handle(0), self.area)
         for i in range(1, copies):
             self.copy(i, 0)
 

@@ -11,8 +11,8 @@ from collections import namedtuple
 
 Deviation = namedtuple("Deviation", "bit story aside script")
 
-OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING = (
-    1 << i for i in range(7))
+OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC = (1 << i for i in range(13))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -24,9 +24,8 @@ DEVIATIONS = {
         "the TLB of a PCID may be filled from its cached root while another PCID is current",
         """machine pcid
 v0 mov cr3 = root(gfn=1, pcid=2, noflush)
-v0 load 0x1a0
 v0 invpcid 3 pcid=0 0x60
-v0 store 0x20 = pte(gfn=8, P|W|U)
+v0 store 0x18 = pte(gfn=9, P|W|U)
 v0 mov cr3 = root(gfn=1, noflush)
 """),
     "nx-role": Deviation(
@@ -35,7 +34,7 @@ v0 mov cr3 = root(gfn=1, noflush)
         "forces efer_nx in the role "
         "of every shadow page (112022bdb5bc), so pages made with NXE=1 are used again after it is cleared, "
         "whatever is flushed.",
-        "operations that change EFER.NXE are skipped (INIT, too)",
+        "all shadow pages are zapped when EFER.NXE changes; with two vCPUs it never changes",
         """machine pcid
 v0 store 0x28 = pte(gfn=9, P|W|U|A|D|NX)
 v0 fetch 0x1e0 user
@@ -48,7 +47,7 @@ v0 mov cr3 = root(gfn=1, pcid=2)
         "change of CR4.PSE "
         "flushes (APM vol. 2 5.5.2).  CR4.PSE is in the extended role of the MMU, not in the role of a page, so the shadow "
         "of the page directory keeps its 4M entries.",
-        "operations that change CR4.PSE are skipped (INIT, too)",
+        "all shadow pages are zapped when CR4.PSE changes; with two vCPUs it never changes",
         """machine 32-bit
 v0 load 0x200
 v0 mov cr4 = 0
@@ -57,7 +56,7 @@ v0 mov cr4 = 0
         MMIO_WRITABLE,
         "An MMIO spte that waits to be replaced is taken for something else.  For a private report to the kernel's "
         "maintainers: details and script are withheld (docs/findings.md).",
-        "MMIO sptes and the per-vCPU MMIO caches are dropped after every operation",
+        "the rule `strict_old_spte` is switched on",
         None),
     "fault-keeps": Deviation(
         FAULT_KEEPS,
@@ -71,11 +70,13 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
 """),
     "smm-protection": Deviation(
         SMM_PROTECTION,
-        "account_shadowed() write-protects a new page table in the memslots of its own address space only.  A gfn that is "
+        "account_shadowed() write-protects a new page table, and mmu_sync_children() a synced one, in the memslots of one "
+        "address space only.  A gfn that is "
         "mapped writable outside SMM stays so when it becomes a page table of a vCPU in SMM (and the other way round): stores "
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
-        "0f38453cdb2e; this protection does not.)",
-        "SMI is skipped",
+        "0f38453cdb2e; this protection does not.)  Nor does hugepage_adjust(): lpage_info is per address space, so a large page "
+        "of SMM may cover a page table of the other one and be writable.",
+        "the rule `protect_all_address_spaces` is switched on",
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
 v0 smm enter
@@ -83,6 +84,65 @@ v0 fetch 0x1a0 user
 v0 smm leave
 v0 store 0x28 = pte(gfn=9, P|W|U|A|D)
 v0 smm enter
+"""),
+    "cpuid-role": Deviation(
+        CPUID_ROLE,
+        "Bits of an entry from MAXPHYADDR on are reserved (SDM vol. 3 4.5.4).  CPUID is not in the role of a page "
+        "(kvm_mmu_after_set_cpuid says so), so pages made under a larger MAXPHYADDR are used again.  Since feb627e8d6f6 (5.16) "
+        "KVM refuses another CPUID once a vCPU has run; before that it was a comment in the documentation.",
+        "all shadow pages are zapped when MAXPHYADDR changes; with two vCPUs it never changes",
+        None),
+    "fetch-flag": Deviation(
+        FETCH_FLAG,
+        "The I/D flag of an error code needs CR4.SMEP, or EFER.NXE together with CR4.PAE (SDM vol. 3 4.7; APM vol. 2 8.4.2).  "
+        "KVM asks for SMEP or NXE alone (FNAME(walk_addr_generic)), so in 32-bit paging with NXE=1 a fetch that faults "
+        "reports I/D.",
+        "in 32-bit paging with NXE=1 the I/D flag of a fetch may be set",
+        """machine pae
+v0 mov cr4 = 0
+v0 fetch 0x140
+"""),
+    "pdptrs-early": Deviation(
+        PDPTRS_EARLY,
+        "An instruction that raises #GP changes nothing (SDM vol. 3 6.5).  In PAE paging kvm_set_cr4() loads the PDPTE registers "
+        "because SMEP, PGE, PSE or PAE changes, and refuses PCIDE afterwards, because EFER.LMA is 0 (SDM vol. 3 4.10.1): after "
+        "the #GP the CPU uses PDPTEs that no MOV CR has loaded.",
+        "a MOV CR4 that is refused for PCIDE loads the PDPTE registers",
+        """machine pae
+v0 mov cr4 = PAE|SMEP
+v0 store 0x60 = 0
+v0 mov cr4 = PAE|PCIDE
+v0 load 0x20
+"""),
+    "write-window": Deviation(
+        WRITE_WINDOW,
+        "An emulated write to a page table is in memory before kvm_mmu_track_write() takes mmu_lock and zaps the sptes it "
+        "concerns.  Another vCPU that reads the new entry in between and flushes its TLB still uses the old one: its sync "
+        "does not look at pages that are not unsync.",
+        "translations are not judged while an emulated write is in memory and not tracked",
+        """machine 4-level
+vcpus 2
+v1 load 0x80
+v0 store 0x48 = pte(gfn=4, P|W|U|A|D) emulated begin
+v1 mov cr3 = root(gfn=1)
+"""),
+    "invlpg-notifier": Deviation(
+        INVLPG_NOTIFIER,
+        "Until 6.4 (9fd4a4e3a3d9) INVLPG, and a #PF that KVM injects, may map a page that the host is taking away at this "
+        "moment.  For a private report to the kernel's maintainers: details and script are withheld (docs/findings.md).",
+        "under rules of such kernels the range of a notifier is zapped once more before its pages go",
+        None),
+    "mmio-resync": Deviation(
+        MMIO_RESYNC,
+        "A new memslot makes all MMIO sptes stale by the generation in them.  sync_mmio_spte() marks an MMIO spte of an unsync "
+        "page anew, with the current generation, and does not look whether its gfn has memory now: the guest goes on getting "
+        "the device.",
+        "the rule `mmio_sync_looks` is switched on",
+        """machine 4-level
+v0 load 0xc0
+v0 store 0x20 = 0
+host memslot create 3 gfn=14 pages=2 hva=14
+v0 mov cr3 = root(gfn=1)
 """),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,

@@ -102,12 +102,13 @@ def obey(vm, area, vcpu, held):
 
 @core
 def table_sum(vm):
-    """Checksum of all shadow tables."""
+    """Checksum of all shadow tables: each entry, multiplied by an odd number of its place, so that the terms do not wait for
+    each other."""
     spt = state.words(vm, vm.spt)
     total = 0
     for i in range((vm.special_frames + vm.n_pages) << vm.level_bits):
-        total = ((total << 5) + (total >> 27) & 0x3FFFFFFFFFFFF) ^ (spt[i] & 0xFFFFFFFFFFFFF) ^ (spt[i] >> 63 & 1)
-    return total
+        total += spt[i] * (2 * i + 0x10001) ^ spt[i] >> 40
+    return total & 0x3FFFFFFFFFFFF
 
 
 @core

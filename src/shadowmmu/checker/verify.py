@@ -7,20 +7,25 @@
     4  livelock           an access ends within operations.MAX_EXITS exits
     5  host               no spte of the hardware leads out of the VM's memory or into a read-only slot with W; dirty log
                           complete; no WARN
+    6  invariants         the MMU's state is in order (`invariants`); asked in every state that was not met before
 
 Each check notes the first failure in the area (`area.fail`); `FAILURES` says what the number means, what the architecture
 says, and what FAIL_A, FAIL_B, FAIL_C are.  Checks 1 to 3 rest once the host has written a guest page table behind the
 MMU's back: KVM does not see such writes (no tracking of userspace's own stores), and only promises that the host is safe.
+The dirty log is complete when the host's operation on it has ended.
 """
 
 from .. import state
 from ..mmu import memslots
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, known, tlb_model
+from . import architecture, invariants, known, tlb_model
 from . import area as areas
 
-(TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO) = range(1, 13)
+#: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
+INVARIANT = 100
+(TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
+ NOT_REFUSED) = range(1, 14)
 
 #: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
 CACHE_WARNING = 25
@@ -45,7 +50,19 @@ FAILURES = {
     WARNING: ("warning", "a condition that the kernel has a WARN or BUG for (mmu/warn.py)", ("number", "", "")),
     NOT_MMIO: ("not-mmio", "an access was emulated as MMIO although no permitted translation leads to an address without "
                "memory", ("access", "", "")),
+    NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers)",
+                  ("value", "", "")),
 }
+FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
+                             + invariants.ALL[n - 1].__doc__.partition("\n")[0], ("", "", ""))
+             for n in range(1, invariants.COUNT + 1)}
+
+
+@core
+def excused(vm, area):
+    """Do checks 1 to 3 rest?"""
+    h = areas.head(vm, area)
+    return h[areas.TAINTED] != 0 or h[areas.UNTRACKED] != 0 and h[areas.ASIDE] & known.WRITE_WINDOW != 0
 
 
 @core
@@ -80,6 +97,8 @@ def host_page(vm, area, v, gva, frame, writable):
         if not slot.flags & memslots.LOG_DIRTY_PAGES or memslots.gfn_meta(vm, i, gfn).dirty:
             return
         clean = gfn
+    if clean >= 0 and areas.head(vm, area)[areas.HOST_CODE]:
+        return
     if clean >= 0:
         areas.fail(vm, area, DIRTY_LOG, v, gva, frame, clean, 0)
     else:
@@ -117,7 +136,7 @@ def translations(vm, area, v):
             allowed = architecture.accesses_to(vm, area, v, i, frame)
             if real & ~allowed:
                 allowed |= architecture.accesses_by_rows(vm, area, v, gva, frame)
-                if real & ~allowed and not h[areas.TAINTED]:
+                if real & ~allowed and not excused(vm, area):
                     areas.fail(vm, area, TRANSLATION, v, gva, frame, real, allowed)
             host_page(vm, area, v, gva, frame, value & PT_WRITABLE != 0)
 
@@ -132,7 +151,7 @@ def access_done(vm, area, v, gva, kind, frame):
     for i in range(h[areas.N_GVAS]):
         if h[areas.GVAS + i] == gva & -(1 << vm.page_shift):
             allowed |= architecture.accesses_to(vm, area, v, i, frame)
-    if not allowed & bit and not h[areas.TAINTED]:
+    if not allowed & bit and not excused(vm, area):
         areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, allowed)
 
 
@@ -145,7 +164,7 @@ def fault_delivered(vm, area, v, gva, kind):
         return
     error = vcpu.exception_error
     permitted = vcpu.cr2 == gva and architecture.may_fault(vm, area, v, gva, kind, error)
-    if not permitted and not areas.head(vm, area)[areas.TAINTED]:
+    if not permitted and not excused(vm, area):
         areas.fail(vm, area, FAULT, v, gva, error, vcpu.cr2, kind)
     architecture.faulted(vm, area, v, gva)
 
@@ -154,7 +173,7 @@ def fault_delivered(vm, area, v, gva, kind):
 def marks(vm, area, v, gva, kind):
     """Check 3."""
     word = architecture.marks_wrong(vm, area, v, kind)
-    if word >= 0 and not areas.head(vm, area)[areas.TAINTED]:
+    if word >= 0 and not excused(vm, area):
         areas.fail(vm, area, MARKS, v, gva, word, areas.common(vm, area, areas.SNAPSHOT)[word],
                    state.words(vm, vm.ram)[word])
 
@@ -176,3 +195,13 @@ def after_operation(vm, area):
         vm.last_warning = 0
     if vm.warnings:
         areas.fail(vm, area, WARNING, -1, 0, vm.last_warning, 0, 0)
+
+
+@core
+def structure(vm, area):
+    """Check 6: the number of the failure if an invariant does not hold, 0 if all do."""
+    number = invariants.violated(vm)
+    if number:
+        areas.fail(vm, area, INVARIANT + number, -1, 0, 0, 0, 0)
+        return INVARIANT + number
+    return 0

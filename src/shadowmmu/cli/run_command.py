@@ -48,7 +48,8 @@ def table(data):
     rate = data["instructions"] / data["seconds"] / 1e6 if data["seconds"] else 0
     lines.append(f"{'guest instructions':<28}{data['instructions']:>14,}   in {data['seconds']:.2f} s"
                  f" ({rate:.1f} M/s)")
-    lines.append(f"{'exits':<28}{sum(data['exits'].values()):>14,}   #PF without CPython:"
+    lines.append(f"{'exits':<28}{sum(data['exits'].values()):>14,}   "
+                 f"{'NPF' if 'NPF' in data['exits'] else '#PF'} without CPython:"
                  f" {data['handled_in_compiled_code']:,}")
     lines += [f"  {name:<26}{n:>14,}" for name, n in data["exits"].items()]
     lines.append(f"{'emulated instructions':<28}{data['emulated_instructions']:>14,}")
@@ -124,7 +125,7 @@ class Console:
 
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
-         max_instructions=None, la57=False, pcid=False, quiet=False, entry="auto",
+         max_instructions=None, la57=False, nested=False, pcid=False, quiet=False, entry="auto",
          maxphyaddr=None, snapshot_file=None, snapshot_at=None):
     """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
     for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile"),
@@ -137,9 +138,13 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     if maxphyaddr is not None and not 36 <= maxphyaddr <= 51:
         raise UsageError(f"--maxphyaddr {maxphyaddr}: from 36 to 51; 52 leaves no reserved bit for MMIO entries")
     if events and mmu == "none":
-        raise UsageError("--events needs --mmu shadow: without the shadow MMU there are no events")
+        raise UsageError("--events needs a --mmu other than none: without an MMU of ours there are no events")
+    if nested and mmu == "none":
+        raise UsageError("--nested needs a --mmu other than none: the engine's own MMU runs no guests of a guest")
     if (snapshot_file is None) != (snapshot_at is None):
         raise UsageError("--snapshot and --snapshot-at go together")
+    if snapshot_file and (nested or mmu not in session.SAVABLE):
+        raise UsageError(f"--snapshot works with --mmu {' or '.join(session.SAVABLE)} and without --nested")
     restored = image is not None and snapshot.is_snapshot(image)
     if restored and snapshot_file:
         raise UsageError("a snapshot that goes on cannot be saved again in the same run")
@@ -155,8 +160,9 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
             if restored:
                 outcome = session.resume(image, poll_input=typed.poll, **options)
             else:
-                outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], la57=la57, maxphyaddr=maxphyaddr,
-                                      save_to=snapshot_file, snapshot_at=snapshot_at, poll_input=typed.poll, **options)
+                outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], la57=la57, nested=nested,
+                                      maxphyaddr=maxphyaddr, save_to=snapshot_file, snapshot_at=snapshot_at,
+                                      poll_input=typed.poll, **options)
     finally:
         if log:
             log.close()

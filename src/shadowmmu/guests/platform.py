@@ -138,7 +138,8 @@ class GoldenPlatform(Platform):
     # port -> format of the recorder's line
     LINES: ClassVar[dict[int, str]] = {
         0xE0: "MARK {}", 0xE1: "VAL {:08x}", 0xE4: "PFEC {:08x}", 0xE8: "PFCR2 {:08x}",
-        0xEC: "EXC vector {}", EXIT_PORT: "EXIT {}",
+        0xEC: "EXC vector {}", EXIT_PORT: "EXIT {}", 0xD0: "L2EXIT {:08x}", 0xD1: "L2INFO1 {:08x}",
+        0xD2: "L2INFO2 {:08x}", 0xD3: "L2RIP {:08x}", 0xD4: "STEP {}",
     }  # fmt: skip
     MARK, VALUE, HOST_OPERATION = 0xE0, 0xE1, 0xE2
 

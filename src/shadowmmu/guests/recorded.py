@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
 from ..engines.unicorn_svm.profile import TCG
+from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..mmu import counters, events
 from ..state import interpreted
 from ..vm import Vm, VmError
@@ -84,13 +85,15 @@ class _Recorder:
         self.line(f"HOSTOP {number} end rc {result}")
 
 
-def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None, progress=None):
+def run(image, *, rules, mmu="shadow", profile=TCG, on_state=lambda tag: None, timeout=None, max_instructions=None,
+        progress=None, on_machine=lambda machine, outcome: None, nested=False):
     """Run `image` (from `golden.load`) to its end and tear the VM down.
 
-    rules: name of a rule set.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"), while the state is
-    there to be looked at, with the VM as `on_state.vm` if it has that attribute.  Returns a RecordedOutcome.
+    rules: name of a rule set.  mmu: as for `Vm`.  on_state(tag): called at each MARK ("mark3") and at the end ("exit"), while
+    the state is there to be looked at, with the VM as `on_state.vm` if it has that attribute.  on_machine(machine, outcome):
+    called before the guest runs.  nested: SVM is offered to the guest.  Returns a RecordedOutcome.
     """
-    vm = Vm(image.memory_size, rules=rules, record=RECORDED_EVENTS)
+    vm = Vm(image.memory_size, rules=rules, mmu=mmu, record=RECORDED_EVENTS)
     if hasattr(on_state, "vm"):
         on_state.vm = vm
     recorder = _Recorder(vm, image.memory_size, on_state)
@@ -98,9 +101,11 @@ def run(image, *, rules, profile=TCG, on_state=lambda tag: None, timeout=None, m
     devices = platform.make("golden", image.memory_size, on_line=recorder.line, on_mark=recorder.mark,
                             on_host_operation=recorder.host_operation)
     recorder.line(f"VMM create {image.name}")
-    machine = KvmRun(vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout,
-                     max_instructions=max_instructions, progress=progress)
+    cpu = KvmRun if mmu == "shadow" else NestedPagingRun
+    machine = cpu(vm, devices, profile=profile, drain=outcome.rows.extend, timeout=timeout,
+                  max_instructions=max_instructions, progress=progress, nested=nested)
     machine.load(image)
+    on_machine(machine, outcome)
     recorder.line("VMM run")
     report = outcome.report = machine.run()
     if report.kvm_exit is not None:

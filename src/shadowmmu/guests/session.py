@@ -14,6 +14,7 @@ from ..engines.unicorn_svm import snapshot
 from ..engines.unicorn_svm.bare import BareRun
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
 from ..engines.unicorn_svm.profile import AMD, PROFILES, HostProfile
+from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..mmu import events
 from ..rules import DEFAULT
 from ..state.store import Config
@@ -21,8 +22,11 @@ from ..vm import Vm
 from . import boot_params, bzimage, elf_kernel, golden, multiboot, platform
 from .image import PAGE, GuestImage, GuestImageError
 
-#: The CPU under each value of `--mmu`.
-MMUS = {"shadow": KvmRun, "none": BareRun}
+#: `--mmu`: the CPU, and the MMU of the `Vm`.
+MMUS = {"shadow": (KvmRun, "shadow"), "none": (BareRun, "shadow"), "tdp": (NestedPagingRun, "tdp"),
+        "tdp-legacy": (NestedPagingRun, "tdp-legacy")}
+#: Values of `--mmu` whose state a snapshot holds whole.
+SAVABLE = ("shadow", "none")
 
 
 @dataclass
@@ -86,10 +90,11 @@ def machine_for(memory_size, platform_name, *, mmu="shadow", rules=DEFAULT, prof
                 on_rows=None, **limits):
     """(vm, machine) without anything loaded; arguments as `run`."""
     config = Config(memory_pages=memory_size // PAGE, shadow_pages=shadow_capacity(memory_size) * 2)
-    vm = Vm(memory_size, rules=rules, config=config, record=events.ALL if on_rows else 0)
+    cpu, kind = MMUS[mmu]
+    vm = Vm(memory_size, rules=rules, mmu=kind, config=config, record=events.ALL if on_rows else 0)
     devices = platform.make(platform_name, memory_size, on_output=on_output,
                             on_line=None if on_output is None else lambda text: on_output(text.encode() + b"\n"))
-    return vm, MMUS[mmu](vm, devices, profile=profile, drain=on_rows, **limits)
+    return vm, cpu(vm, devices, profile=profile, drain=on_rows, **limits)
 
 
 def run(image, *, save_to=None, poll_input=None, **options) -> Session:
@@ -97,7 +102,7 @@ def run(image, *, save_to=None, poll_input=None, **options) -> Session:
 
     mmu: a key of MMUS.  rules, profile: which kernel's MMU, on which host.  on_output(bytes): serial output.
     on_rows(rows): event rows as they come; without it no events are recorded.  timeout in seconds, max_instructions:
-    limits.  progress(machine): called a few times a second.  la57, maxphyaddr: what CPUID offers.  save_to: file for a
+    limits.  progress(machine): called a few times a second.  la57, nested (SVM), maxphyaddr: what CPUID offers.  save_to: file for a
     snapshot after `snapshot_at` instructions.  poll_input(seconds) -> bytes typed, waiting at most so long.
     """
     made = {"memory_size": image.memory_size, "platform": image.platform, "mmu": options.get("mmu", "shadow"),

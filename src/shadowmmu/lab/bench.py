@@ -5,6 +5,7 @@
     check    small runs: compiled, interpreted and C must leave the same counters and the same bytes
     time     for each operation, several rounds of   compiled, C, interpreted   one after the other; best of the rounds
     again    compiled and C must agree after all those rounds, too
+    checked  operations of the checker, with oracle and invariants, beside the rates of the MMU alone above
     grow     nanoseconds for a fault while the number of shadow pages grows: flat is good
 
 The interpreted side is a worker process, too.
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 
 from ..mmu import events
 from ..state import JIT
-from . import environment, guest, limit, readers, report
+from . import checking, environment, guest, limit, readers, report
 from .errors import BenchError, LimitMissing
 from .growth import measure_growth, page_bytes
 from .measured import Measured, compare
@@ -49,7 +50,7 @@ class Row:
 @dataclass
 class Results:
     """Everything that was measured.  no_c: why there is no C column.  agree: operations whose outcomes were equal.
-    readers: `Throughput` of the trace readers."""
+    readers: `Throughput` of the trace readers.  checked: rows of the checker."""
 
     machine: dict
     options: Options
@@ -59,6 +60,7 @@ class Results:
     page_bytes: dict
     agree: list
     readers: list = field(default_factory=list)
+    checked: list = field(default_factory=list)
 
 
 def calibrate(machine, seconds):
@@ -137,8 +139,12 @@ def run(options=None, progress=lambda text: None):
     for pages in options.growth:
         progress(f"growth to {pages}")
         growth.append(measure_growth(pages, options.rounds, functions))
+    checked = []
+    if not options.only:
+        progress("checked operations")
+        checked = checking.measure(options)
     return Results(machine, options, no_c, rows, growth, page_bytes(), [row.name for row in rows],
-                   [] if options.only else readers.measure(options))
+                   [] if options.only else readers.measure(options), checked)
 
 
 def tell(text):

@@ -42,6 +42,10 @@ def text(results):
     if len(sides) > 1:
         out.append(f"{', '.join(sides)}: equal counters, A/D bits and state bytes "
                    f"in {len(results.agree)} of {len(results.rows)}")
+    if results.checked:
+        out += ["", f"{'checked operations':36}{'compiled':>10}{'budget':>10}"]
+        out += [f"{row.name:36}{number(row.rate):>10}{number(row.budget):>10}  {'ok' if row.rate >= row.budget else 'missed'}"
+                for row in results.checked]
     if results.readers:
         out += ["", f"{'trace readers':24}{'events/s':>12}{'MB/s':>10}"]
         out += [f"{row.name:24}{number(row.events):>12}{row.octets / 1e6:>10.1f}" for row in results.readers]

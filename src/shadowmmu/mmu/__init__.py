@@ -8,6 +8,8 @@
     unsync   pages allowed to lag     roots          root_count, previous roots
     zap, reclaim, dirty, mmio, flush, contexts (roles), memslots, host (the primary MMU)
 
+Without guest page tables to shadow (two-dimensional paging): tdp_mmu, tdp_iter, tdp_ranges, access_tracking.
+
 Functions take `vm` (the state), records and ints; modules call each other as `module.function(...)`, so a patch can
 replace any function before it is compiled.
 """

@@ -22,7 +22,7 @@ from ..x86.bits import (
     PFERR_WRITE,
     PT_PAGE_SIZE,
 )
-from . import mmio, roles, roots
+from . import ept, mmio, nested, roles, roots
 
 #: `CONTEXT.kind`: format of the guest's tables.
 NONPAGING, PAGING32, PAGING64, PAGING_EPT = 0, 32, 64, 18
@@ -38,6 +38,12 @@ def rsvd_bits(low, high):
         else:
             mask |= 1 << bit
     return mask
+
+
+@core
+def bit(n):
+    """1 << n as a signed word."""
+    return -(1 << 63) if n == 63 else 1 << n
 
 
 @core
@@ -100,6 +106,8 @@ def reset_rsvd_bits(vm, vcpu, ctx):
 @core
 def is_rsvd_bits_set(ctx, gpte, level):
     """FNAME(is_rsvd_bits_set)."""
+    if ctx.kind == PAGING_EPT and ept.is_bad_mt_xwr(ctx, gpte):
+        return True
     return gpte & ctx.rsvd[((gpte >> 7) & 1) * 5 + level - 1] != 0
 
 
@@ -179,7 +187,7 @@ def reset_guest_paging_metadata(vm, vcpu, ctx):
 
 @core
 def init_shadow_mmu(vm, vcpu, ctx, cpu_role, cpu_ext, root_role):
-    """shadow_mmu_init_context: nothing to do when the roles have not changed."""
+    """shadow_mmu_init_context, the same of init_kvm_tdp_mmu: nothing to do when the roles have not changed."""
     if ctx.valid and ctx.cpu_role == cpu_role and ctx.cpu_ext == cpu_ext and ctx.root_role == root_role:
         return
     ctx.valid = 1
@@ -197,9 +205,16 @@ def init_shadow_mmu(vm, vcpu, ctx, cpu_role, cpu_ext, root_role):
 
 @core
 def init_mmu(vm, vcpu):
-    """kvm_init_mmu: make the root MMU's roles fit the registers (kvm_init_shadow_mmu)."""
+    """kvm_init_mmu: make the root MMU's roles fit the registers (init_kvm_softmmu, init_kvm_tdp_mmu)."""
     cpu_role = roles.calc_cpu_role(vm, vcpu, vcpu.cr0, vcpu.cr4, vcpu.efer)
     cpu_ext = roles.calc_cpu_ext(vcpu.cr0, vcpu.cr4, vcpu.efer)
+    if nested.is_nested(vcpu):
+        nested.init_nested_mmu(vm, vcpu, cpu_role, cpu_ext)
+        return
+    if state.rules(vm).tdp_enabled:
+        # how the guest pages does not show in nested page tables; cpu_role is for walks that KVM makes itself
+        init_shadow_mmu(vm, vcpu, state.context(vm, vcpu.mmu), cpu_role, cpu_ext, roles.calc_tdp_root_role(vm, vcpu, cpu_role))
+        return
     # PAE tables whenever the guest does not use 64-bit paging; NX forced on (112022bdb5bc)
     root_role = cpu_role | roles.EFER_NX_BIT
     if roles.level(root_role) < 3:
@@ -228,7 +243,11 @@ def after_set_cpuid(vm, vcpu):
     """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
     base = vcpu.id * 3
     for i in range(base, base + 3):
-        state.context(vm, i).valid = 0
+        ctx = state.context(vm, i)
+        ctx.valid = 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     reset(vm, vcpu)
 
 

@@ -17,6 +17,6 @@ KERNEL_VM_STATS = VM_STATS[:15]
 #: struct kvm_vcpu_stat.
 VCPU_STATS = ("pf_taken", "pf_fixed", "pf_emulate", "pf_spurious", "pf_fast", "pf_mmio_spte_created", "pf_guest",
               "tlb_flush", "invlpg", "insn_emulation", "insn_emulation_fail", "exits", "io_exits", "mmio_exits",
-              "halt_exits")
+              "halt_exits", "nested_run", "hypercalls")
 (PF_TAKEN, PF_FIXED, PF_EMULATE, PF_SPURIOUS, PF_FAST, PF_MMIO_SPTE_CREATED, PF_GUEST, TLB_FLUSH, INVLPG,
- INSN_EMULATION, INSN_EMULATION_FAIL, EXITS, IO_EXITS, MMIO_EXITS, HALT_EXITS) = range(len(VCPU_STATS))
+ INSN_EMULATION, INSN_EMULATION_FAIL, EXITS, IO_EXITS, MMIO_EXITS, HALT_EXITS, NESTED_RUN, HYPERCALLS) = range(len(VCPU_STATS))

@@ -9,9 +9,22 @@
 
 from .. import state
 from ..state import core
-from . import flush, geometry, host, memslots, mmio, reclaim, rmap, sptes, zap
+from . import (
+    access_tracking,
+    flush,
+    geometry,
+    host,
+    memslots,
+    mmio,
+    reclaim,
+    rmap,
+    roles,
+    tdp_ranges,
+    zap,
+)
 
 OK, EINVAL, EEXIST, ENOMEM, ENOENT = 0, -22, -17, -12, -2
+FLUSH_DUE = 1
 
 
 @core
@@ -108,9 +121,9 @@ def move_memslot(vm, as_id, slot_id, base_gfn):
 
 
 @core
-def write_protect_slot(vm, i):
-    """kvm_mmu_slot_remove_write_access from 4K up: entries stay MMU-writable (dirty logging may undo it)."""
-    for level in range(1, 4):
+def write_protect_slot(vm, i, min_level):
+    """kvm_mmu_slot_remove_write_access: entries stay MMU-writable (dirty logging may undo it)."""
+    for level in range(min_level, 4):
         for k in range(rmap.slot_pages_at_level(vm, i, level)):
             if level == 1:
                 head = state.meta(vm, state.slot(vm, i).meta + k).rmap
@@ -119,11 +132,28 @@ def write_protect_slot(vm, i):
             else:
                 head = state.meta3(vm, state.slot(vm, i).meta3 + k).rmap
             rmap.write_protect(vm, head, False)
+    tdp_ranges.wrprot_slot(vm, i, min_level)
 
 
 @core
-def set_flags(vm, as_id, slot_id, flags):
-    """KVM_MR_FLAGS_ONLY: only KVM_MEM_LOG_DIRTY_PAGES may change."""
+def start_dirty_log(vm, i):
+    """kvm_mmu_slot_apply_flags for a log that begins: split what is huge, then make every write show itself."""
+    if state.rules(vm).eager_page_split and state.rules(vm).tdp_mmu_enabled:
+        tdp_ranges.try_split_huge_pages(vm, i, 1)
+    if state.rules(vm).pml:
+        # kvm_mmu_slot_leaf_clear_dirty: the hardware logs the pages itself when it sets D
+        slot = state.slot(vm, i)
+        for k in range(slot.npages):
+            rmap.clear_dirty(vm, state.meta(vm, slot.meta + k).rmap)
+        tdp_ranges.clear_dirty_slot(vm, i)
+        write_protect_slot(vm, i, 2)
+    else:
+        write_protect_slot(vm, i, 1)
+
+
+@core
+def apply_flags(vm, as_id, slot_id, flags):
+    """KVM_MR_FLAGS_ONLY up to the TLB flush: only KVM_MEM_LOG_DIRTY_PAGES may change.  FLUSH_DUE, OK or an errno."""
     i = find_slot(vm, as_id, slot_id)
     if i < 0:
         return ENOENT
@@ -141,87 +171,161 @@ def set_flags(vm, as_id, slot_id, flags):
     update_quota(vm)
     # kvm_mmu_slot_apply_flags
     if flags & memslots.LOG_DIRTY_PAGES:
-        write_protect_slot(vm, i)
-        flush.remote_tlbs(vm)
-    else:
-        recover_huge_pages(vm, i)
+        start_dirty_log(vm, i)
+        return FLUSH_DUE
+    recover_huge_pages(vm, i)
     return OK
 
 
 @core
-def recover_huge_pages(vm, i):
-    """kvm_rmap_zap_collapsible_sptes: 4K leaves of direct pages go where a large one is possible now."""
-    slot = state.slot(vm, i)
-    flushing = False
-    for k in range(slot.npages):
-        gfn = slot.base_gfn + k
-        again = True
-        while again:
-            again = False
-            head = state.meta(vm, slot.meta + k).rmap
-            if head == 0:
-                break
-            sptep = collapsible(vm, head, i, gfn)
-            if sptep >= 0:
-                rmap.drop_spte(vm, sptep)
-                flushing = True
-                again = True
-    if flushing:
+def set_flags(vm, as_id, slot_id, flags):
+    """KVM_MR_FLAGS_ONLY: 0 or an errno."""
+    result = apply_flags(vm, as_id, slot_id, flags)
+    if result == FLUSH_DUE:
+        # mmu_lock was released in between
         flush.remote_tlbs(vm)
+        return OK
+    return result
 
 
 @core
-def collapsible(vm, head, i, gfn):
-    """First spte in the list that a large one could replace, or -1."""
+def recover_huge_pages(vm, i):
+    """kvm_rmap_zap_collapsible_sptes: leaves of direct pages go where a larger one is possible now."""
+    flushing = False
+    for level in range(1, 3):
+        for k in range(rmap.slot_pages_at_level(vm, i, level)):
+            while True:
+                sptep = collapsible(vm, rmap_of(vm, i, level, k), i)
+                if sptep < 0:
+                    break
+                rmap.drop_spte(vm, sptep)
+                flushing = True
+    if flushing:
+        flush.remote_tlbs(vm)
+    tdp_ranges.recover_huge_pages(vm, i)
+
+
+@core
+def rmap_of(vm, i, level, k):
+    """Head of the k-th list of the slot at `level`, 4K or 2M."""
+    if level == 1:
+        return state.meta(vm, state.slot(vm, i).meta + k).rmap
+    return state.meta2(vm, state.slot(vm, i).meta2 + k).rmap
+
+
+@core
+def collapsible(vm, head, i):
+    """First spte in the list that a larger one could replace, or -1."""
+    if head == 0:
+        return -1
     if not head & 1:
-        return head_collapsible(vm, (head >> 1) - 1, i, gfn)
+        return (head >> 1) - 1 if is_collapsible(vm, (head >> 1) - 1, i) else -1
     d = (head >> 1) - 1
     while d >= 0:
         desc = state.desc(vm, d)
         for k in range(desc.spte_count):
-            sptep = head_collapsible(vm, desc.sptes[k], i, gfn)
-            if sptep >= 0:
-                return sptep
+            if is_collapsible(vm, desc.sptes[k], i):
+                return desc.sptes[k]
         d = desc.more
     return -1
 
 
 @core
-def head_collapsible(vm, sptep, i, gfn):
+def is_collapsible(vm, sptep, i):
+    """kvm_mmu_zap_collapsible_spte: may the table that holds the entry be a large page?"""
     sp = state.page(vm, geometry.sptep_page(vm, sptep))
-    if not sp.role & (1 << 7):
-        return -1
+    if not sp.role & roles.DIRECT:
+        return False
     # the kernel asks for the sp's own gfn; it must lie in this slot (ef057cbf825e)
     slot = state.slot(vm, i)
     if not slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages:
-        return -1
+        return False
     level = state.rules(vm).max_huge_page_level
     while level > 1 and memslots.disallow_lpage(vm, i, sp.gfn, level):
         level -= 1
-    if min(level, host.mapping_level(vm, i, sp.gfn)) > 1:
-        return sptep
-    return -1
+    return min(level, host.mapping_level(vm, i, sp.gfn)) > roles.level(sp.role)
 
 
 @core
-def get_dirty_log(vm, as_id, slot_id, out):
-    """KVM_GET_DIRTY_LOG: copy the bitmap into words `out` (64 pages each), clear it, write-protect those pages.
-    Number of dirty pages, or an errno."""
+def collect_dirty_log(vm, as_id, slot_id, out):
+    """KVM_GET_DIRTY_LOG up to the TLB flush: copy the bitmap into words `out` (one per page), clear it, write-protect those
+    pages.  Number of dirty pages, or an errno."""
     i = find_slot(vm, as_id, slot_id)
     if i < 0 or not memslots.dirty_track_enabled(vm, i):
         return ENOENT
     slot = state.slot(vm, i)
     dirty = 0
-    for k in range(slot.npages):
-        meta = state.meta(vm, slot.meta + k)
-        out[k] = meta.dirty
-        if meta.dirty:
-            dirty += 1
-            meta.dirty = 0
-            rmap.write_protect(vm, meta.rmap, False)
-    if dirty:
+    wrprot = not state.rules(vm).pml
+    for word in range(0, slot.npages, 64):
+        # one word of the bitmap at a time (kvm_arch_mmu_enable_log_dirty_pt_masked)
+        mask = 0
+        end = min(word + 64, slot.npages)
+        for k in range(word, end):
+            meta = state.meta(vm, slot.meta + k)
+            out[k] = meta.dirty
+            if meta.dirty:
+                dirty += 1
+                meta.dirty = 0
+                mask |= -(1 << 63) if k - word == 63 else 1 << (k - word)
+        if mask == 0:
+            continue
+        tdp_ranges.clear_dirty_pt_masked(vm, i, slot.base_gfn + word, mask, wrprot)
+        for k in range(word, end):
+            if out[k]:
+                head = state.meta(vm, slot.meta + k).rmap
+                if wrprot:
+                    rmap.write_protect(vm, head, False)
+                else:
+                    rmap.clear_dirty(vm, head)
+    return dirty
+
+
+@core
+def get_dirty_log(vm, as_id, slot_id, out):
+    """KVM_GET_DIRTY_LOG: number of dirty pages, or an errno."""
+    dirty = collect_dirty_log(vm, as_id, slot_id, out)
+    if dirty > 0:
+        # mmu_lock was released in between
         flush.remote_tlbs(vm)
     return dirty
+
+
+@core
+def clear_dirty_log(vm, as_id, slot_id, gfn, npages):
+    """KVM_CLEAR_DIRTY_LOG: the pages of a range that are dirty become clean and are write-protected; 0 or an errno."""
+    i = find_slot(vm, as_id, slot_id)
+    if i < 0 or not memslots.dirty_track_enabled(vm, i):
+        return ENOENT
+    slot = state.slot(vm, i)
+    if gfn < slot.base_gfn or gfn + npages > slot.base_gfn + slot.npages:
+        return EINVAL
+    flushing = False
+    for k in range(gfn - slot.base_gfn, gfn - slot.base_gfn + npages):
+        meta = state.meta(vm, slot.meta + k)
+        if meta.dirty:
+            # kvm_arch_mmu_enable_log_dirty_pt_masked
+            meta.dirty = 0
+            flushing = True
+            rmap.write_protect(vm, meta.rmap, False)
+    if flushing:
+        flush.remote_tlbs(vm)
+    return OK
+
+
+@core
+def age_hva_range(vm, hva, npages):
+    """kvm_mmu_notifier_clear_flush_young: were the pages used?  Their sptes become old; a TLB flush follows if so."""
+    young = False
+    for i in range(vm.n_slots):
+        slot = state.slot(vm, i)
+        first = max(hva, slot.hva)
+        end = min(hva + npages, slot.hva + slot.npages)
+        if slot.used and first < end and age_gfn_range(vm, i, slot.base_gfn + first - slot.hva, slot.base_gfn + end - slot.hva,
+                                                       False):
+            young = True
+    if young:
+        flush.remote_tlbs(vm)
+    return young
 
 
 @core
@@ -244,6 +348,8 @@ def invalidate_begin(vm, hva, npages):
         vm.invalidate_start = min(vm.invalidate_start, start)
         vm.invalidate_end = max(vm.invalidate_end, stop)
         if rmap.zap_gfn_range(vm, i, start, stop):
+            zapped = True
+        if tdp_ranges.zap_leafs(vm, slot.as_id, start, stop, False):
             zapped = True
     if zapped:
         flush.remote_tlbs(vm)
@@ -277,6 +383,8 @@ def age_gfn_range(vm, i, start, end, test_only):
             if age_list(vm, head, test_only):
                 young = True
             gfn += unit
+    if tdp_ranges.age_gfn_range(vm, state.slot(vm, i).as_id, start, end, test_only):
+        young = True
     return young
 
 
@@ -300,10 +408,10 @@ def age_list(vm, head, test_only):
 @core
 def age_spte(vm, sptep, test_only):
     spte = geometry.read_spte(vm, sptep)
-    if not spte & (1 << 5):
+    if not access_tracking.is_accessed(spte):
         return False
-    if not test_only and sptes.ad_enabled(spte):
-        geometry.write_spte(vm, sptep, spte & ~(1 << 5))
+    if not test_only:
+        geometry.write_spte(vm, sptep, access_tracking.mark(spte))
     return True
 
 

@@ -42,6 +42,14 @@ EVENTS = {
     27: ("kvm_msr", ("write", "ecx", "data", "exception")),
     28: ("kvm_mmio", ("type", "length", "gpa", "value")),
     29: ("kvm_cr", ("write", "cr", "value")),
+    33: ("kvm_nested_vmenter", ("rip", "vmcb", "nested_rip", "int_ctl", "event_inj", "tdp_enabled", "guest_pgd")),
+    34: ("kvm_nested_intercepts", ("cr_read", "cr_write", "exceptions", "intercept1", "intercept2", "intercept3")),
+    35: ("kvm_nested_vmexit", ("vcpu", "exit_code", "rip", "info1", "info2")),
+    36: ("kvm_nested_vmexit_inject", ("exit_code", "exit_info1", "exit_info2", "exit_int_info", "exit_int_info_err")),
+    37: ("kvm_nested_vmenter_failed", ("check",)),
+    38: ("kvm_invlpga", ("rip", "asid", "address")),
+    39: ("kvm_hypercall", ("nr", "a0", "a1", "a2", "a3")),
+    40: ("kvm_nested_intr_vmexit", ("rip",)),
     31: ("vcpu_match_mmio", ("gva", "gpa", "write", "gpa_match")),
     32: ("tracing_mark_write", ("mark", "a", "b")),
 }
@@ -50,6 +58,8 @@ EVENTS = {
  SPTE_REQUESTED, TDP_SPTE_CHANGED, SPLIT_HUGE_PAGE) = range(1, 19)
 (PAGE_FAULT, EXIT, ENTRY, INJ_EXCEPTION, EMULATE_INSN, PIO, USERSPACE_EXIT, MSR, MMIO, CR) = range(20, 30)
 MATCH_MMIO, MARK = 31, 32
+(NESTED_VMENTER, NESTED_INTERCEPTS, NESTED_VMEXIT, NESTED_VMEXIT_INJECT, NESTED_VMENTER_FAILED, INVLPGA, HYPERCALL,
+ NESTED_INTR_VMEXIT) = range(33, 41)
 
 #: `event_mask` values.
 KVMMMU = (1 << 19) - 2

@@ -22,11 +22,11 @@ from ..x86.bits import (
     PFERR_RSVD,
     PFERR_USER,
     PFERR_WRITE,
-    PT_ACCESSED,
     PT_PRESENT,
     PT_WRITABLE,
 )
 from . import (
+    access_tracking,
     contexts,
     counters,
     events,
@@ -43,6 +43,7 @@ from . import (
     roots,
     shadow_pages,
     sptes,
+    tdp_mmu,
     tracking,
     unsync,
     walk,
@@ -115,7 +116,8 @@ def set_spte(vm, vcpu, slot, sptep, pte_access, gfn, pfn, host_writable, prefetc
 @core
 def prefetch_invalid_gpte(vm, ctx, sptep, gpte):
     """FNAME(prefetch_invalid_gpte): not present, not accessed, or reserved bits set; drops the entry if so."""
-    if not gpte & PT_PRESENT or not gpte & PT_ACCESSED or contexts.is_rsvd_bits_set(ctx, gpte, 1):
+    if not walk.is_present(ctx, gpte) or walk.have_ad(ctx) and not gpte & walk.accessed_mask(ctx) \
+            or contexts.is_rsvd_bits_set(ctx, gpte, 1):
         rmap.drop_spte(vm, sptep)
         return True
     return False
@@ -128,7 +130,7 @@ def prefetch_gpte(vm, vcpu, sp, sptep, gpte, no_dirty_log):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return False
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     slot = memslots.gfn_to_memslot_dirty_bitmap(vm, vcpu, gfn, no_dirty_log and access & roles.ACC_WRITE)
     if slot < 0:
         return False
@@ -209,10 +211,11 @@ def sync_spte(vm, vcpu, sp, i):
     if prefetch_invalid_gpte(vm, ctx, sptep, gpte):
         return 1
     gfn = walk.gpte_to_gfn(gpte)
-    access = walk.protect_clean_gpte(roles.access(sp.role) & walk.gpte_access(gpte), gpte)
+    access = walk.protect_clean_gpte(ctx, roles.access(sp.role) & walk.gpte_access(ctx, gpte), gpte)
     if mmio.sync_spte(vm, vcpu, sptep, gfn, access):
         return 0
-    if gfn != rmap.page_get_gfn(vm, sp, i):
+    if gfn != rmap.page_get_gfn(vm, sp, i) or ctx.kind == contexts.PAGING_EPT and access == 0:
+        # an EPT entry may lose all its access rights without being absent
         rmap.drop_spte(vm, sptep)
         return 1
     if state.rules(vm).sync_skips_same_access and rmap.page_get_access(vm, sp, i) == access:
@@ -290,7 +293,7 @@ def validate_direct_spte(vm, sptep, direct_access):
 def max_mapping_level(vm, slot, gfn, max_level):
     """kvm_mmu_max_mapping_level."""
     level = min(max_level, state.rules(vm).max_huge_page_level)
-    while level > 1 and memslots.disallow_lpage(vm, slot, gfn, level):
+    while level > 1 and tracking.forbids_large(vm, slot, gfn, level):
         level -= 1
     if level == 1:
         return 1
@@ -484,7 +487,7 @@ def start(vm, vcpu, f, addr, error_code):
     f.rsvd = 1 if error_code & PFERR_RSVD else 0
     f.user = 1 if error_code & PFERR_USER else 0
     f.prefetch = 0
-    f.is_tdp = 0
+    f.is_tdp = 1 if state.rules(vm).tdp_enabled and state.context(vm, vcpu.mmu).root_role & roles.DIRECT else 0
     f.nx_workaround = state.rules(vm).nx_huge_pages
     f.max_level = MAX_HUGEPAGE_LEVEL
     f.req_level = 1
@@ -502,11 +505,12 @@ def start(vm, vcpu, f, addr, error_code):
 
 @core
 def before_lock(vm, vcpu, f):
-    """FNAME(page_fault), nonpaging_page_fault up to mmu_lock: CONTINUE, or the result."""
+    """FNAME(page_fault), direct_page_fault up to mmu_lock: CONTINUE, or the result."""
     ctx = state.context(vm, vcpu.mmu)
-    if ctx.kind == contexts.NONPAGING:
-        # the tables built here are PAE's: 2M at most
-        f.max_level = 2
+    if ctx.root_role & roles.DIRECT:
+        if not f.is_tdp:
+            # nonpaging_page_fault: the tables built here are PAE's, 2M at most
+            f.max_level = 2
         if handle_page_track(vm, f):
             return WRITE_PROTECTED
         result = fast_page_fault(vm, vcpu, f)
@@ -516,7 +520,7 @@ def before_lock(vm, vcpu, f):
     w = walk.walker_of(vm, vcpu, walk.FAULT_WALKER)
     if not walk.walk_addr(vm, vcpu, ctx, w, f.addr, f.error_code & ~PFERR_RSVD):
         if not f.prefetch:
-            inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address)
+            inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
         return RETRY
     f.gfn = w.gfn
     f.max_level = w.level
@@ -540,6 +544,10 @@ def before_lock(vm, vcpu, f):
 def under_lock(vm, vcpu, f):
     """The part of the fault under mmu_lock."""
     rules = state.rules(vm)
+    direct = state.context(vm, vcpu.mmu).root_role & roles.DIRECT
+    if direct and rules.tdp_mmu_enabled:
+        # kvm_tdp_mmu_page_fault; trees have no quota
+        return RETRY if is_stale(vm, vcpu, f) else tdp_mmu.map_gfn(vm, vcpu, f)
     # CVE-2026-64561: reclaim may zap the root in use, so "stale?" must be asked after it
     if not rules.stale_check_after_reclaim and is_stale(vm, vcpu, f):
         return RETRY
@@ -548,7 +556,7 @@ def under_lock(vm, vcpu, f):
     if rules.stale_check_after_reclaim and is_stale(vm, vcpu, f):
         return RETRY
     w = walk.walker_of(vm, vcpu, walk.FAULT_WALKER)
-    if state.context(vm, vcpu.mmu).kind == contexts.NONPAGING:
+    if direct:
         return direct_map(vm, vcpu, f, w)
     return fetch(vm, vcpu, f, w)
 
@@ -556,18 +564,23 @@ def under_lock(vm, vcpu, f):
 @core
 def is_access_allowed(f, spte):
     """is_access_allowed."""
+    if not spte & PT_PRESENT:
+        return False
     if f.exec:
         return not spte & NX
     if f.write:
         return spte & PT_WRITABLE != 0
-    return spte & PT_PRESENT != 0
+    return True
 
 
 @core
 def fast_page_fault(vm, vcpu, f):
-    """fast_page_fault (direct MMUs only): a write to an entry that is only write-protected for the dirty log is fixed
-    without the lock.  INVALID: take the slow path."""
-    if f.rsvd or not f.present or not f.write:
+    """fast_page_fault (direct MMUs only): a write to an entry that is only write-protected for the dirty log, or the use
+    of one that only looks absent because it is old, is fixed without the lock.  INVALID: take the slow path."""
+    if f.rsvd:
+        return INVALID
+    if not (f.write if f.present else not state.rules(vm).ad_enabled):
+        # page_fault_can_be_fast
         return INVALID
     it = state.fault(vm, vcpu.id * 2 + 1)
     walk.shadow_walk_init(vm, vcpu, it, state.context(vm, vcpu.mmu).root_hpa, f.addr)
@@ -584,11 +597,18 @@ def fast_page_fault(vm, vcpu, f):
         if sptes.is_last(spte, level):
             if is_access_allowed(f, spte):
                 result = SPURIOUS
-            elif sptes.is_mmu_writable(spte) and not (level > 1 and memslots.dirty_track_enabled(vm, f.slot)):
-                new = spte | PT_WRITABLE
-                if is_access_allowed(f, new):
+            else:
+                new = access_tracking.restore(spte) if access_tracking.is_tracked(spte) else spte
+                protected = f.write and sptes.is_mmu_writable(spte)
+                if protected:
+                    new |= PT_WRITABLE
+                # a huge page of a dirty log must be split, not made writable
+                large = level > 1 and f.slot >= 0 and memslots.dirty_track_enabled(vm, f.slot)
+                if not (protected and large) and new != spte and is_access_allowed(f, new):
+                    # fast_pf_fix_direct_spte
                     geometry.write_spte(vm, sptep, new)
-                    memslots.mark_page_dirty_in_slot(vm, f.slot, f.gfn)
+                    if new & PT_WRITABLE and not spte & PT_WRITABLE:
+                        memslots.mark_page_dirty_in_slot(vm, f.slot, f.gfn)
                     result = FIXED
     events.emit(vm, events.FAST_PAGE_FAULT, vcpu.id, f.addr, f.error_code, sptep, old,
                 geometry.read_spte(vm, sptep) if sptep >= 0 else 0, 1 if result == SPURIOUS else 0,

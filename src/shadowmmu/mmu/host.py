@@ -79,6 +79,13 @@ def unmap(vm, hva):
     vm.n_free_ram += 1
     table[hva] = ABSENT
     # a large host mapping that loses a page is split
+    split(vm, hva)
+
+
+@core
+def split(vm, hva):
+    """The host maps the large page around `hva` in 4K pieces from now on."""
+    table = state.words(vm, vm.hva)
     for level in range(2, 4):
         unit = geometry.pages_per_hpage(vm, level)
         first = hva & -unit

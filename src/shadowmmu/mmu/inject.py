@@ -7,11 +7,15 @@
     else               -> the new one replaces the old one: the instruction will raise the old one again
 """
 
+from .. import state
 from ..state import core
 from ..x86.bits import DE, DF, GP, NP, PF, PFERR_PRESENT, PFERR_RSVD, SS, TS
-from . import counters, flush, roots, walk
+from . import contexts, counters, ept, flush, nested, roots, walk
 
 BENIGN, CONTRIBUTORY, PAGE_FAULT_CLASS = 0, 1, 2
+#: `vcpu.vmexit_pending`: an exception that L1 intercepts (waits for the entry), a fault of L1's nested tables (leaves at
+#: once), a triple fault that L1 intercepts.
+NO_VMEXIT, EXCEPTION_VMEXIT, TABLE_FAULT_VMEXIT, SHUTDOWN_VMEXIT = range(4)
 
 
 @core
@@ -40,8 +44,23 @@ def store(vcpu, vector, has_error, error, has_payload, payload, injected):
 
 
 @core
+def queue_vmexit(vcpu, vector, has_error, error, has_payload, payload):
+    """kvm_queue_exception_vmexit: the exception leaves L2 at the next entry; CR2 stays as it is."""
+    vcpu.vmexit_pending = EXCEPTION_VMEXIT
+    vcpu.vmexit_vector = vector
+    vcpu.vmexit_has_error = has_error
+    vcpu.vmexit_error = error
+    vcpu.vmexit_has_payload = has_payload
+    vcpu.vmexit_payload = payload
+
+
+@core
 def queue(vcpu, vector, has_error, error, has_payload, payload):
-    """kvm_multiple_exception for a new exception."""
+    """kvm_multiple_exception for a new exception.  In L2, one that L1 intercepts becomes a #VMEXIT at once
+    (7709aba8f716, 6.1)."""
+    if vcpu.guest_mode and (vcpu.nested_exceptions >> vector) & 1:
+        queue_vmexit(vcpu, vector, has_error, error, has_payload, payload)
+        return
     if not vcpu.exception_pending and not vcpu.exception_injected:
         store(vcpu, vector, has_error, error, has_payload, payload, False)
         return
@@ -68,6 +87,7 @@ def clear_queue(vcpu):
     """kvm_clear_exception_queue."""
     vcpu.exception_pending = 0
     vcpu.exception_injected = 0
+    vcpu.vmexit_pending = NO_VMEXIT
 
 
 @core
@@ -78,10 +98,22 @@ def page_fault(vcpu, error, address):
 
 
 @core
-def emulated_page_fault(vm, vcpu, error, address):
-    """kvm_inject_emulated_page_fault: before the guest sees the fault, the stale translation must be gone."""
+def emulated_page_fault(vm, vcpu, error, address, of_nested_table):
+    """kvm_inject_emulated_page_fault: before the guest sees the fault, the stale translation must be gone.
+    of_nested_table: it is a fault of L1's NPT or EPT, met while translating for L2 (fault->nested_page_fault)."""
+    fault_mmu = vcpu.mmu if of_nested_table else vcpu.walk_mmu
     if error & PFERR_PRESENT and not error & PFERR_RSVD:
-        walk.invalidate_addr(vm, vcpu, vcpu.walk_mmu, address, roots.CURRENT)
+        walk.invalidate_addr(vm, vcpu, fault_mmu, address, roots.CURRENT)
+    if vcpu.guest_mode and state.context(vm, fault_mmu).id == nested.GUEST_MMU:
+        # nested_svm_inject_npf_exit, nested_ept_inject_page_fault
+        ctx = state.context(vm, fault_mmu)
+        if ctx.kind == contexts.PAGING_EPT and not error & PFERR_RSVD:
+            vcpu.vmexit_qualification = vcpu.fault_qualification
+            walk.invalidate_addr(vm, vcpu, fault_mmu, address, ept.matching_roots(ctx, vcpu.nested_pgd))
+        vcpu.vmexit_pending = TABLE_FAULT_VMEXIT
+        vcpu.vmexit_error = error
+        vcpu.vmexit_payload = address
+        return
     page_fault(vcpu, error, address)
 
 

@@ -10,7 +10,7 @@ Address space 1 is what a vCPU in system management mode sees (kvm_arch_nr_memsl
 
 from .. import state
 from ..state import core
-from . import geometry, roles
+from . import geometry, roles, warn
 
 LOG_DIRTY_PAGES, READONLY, MEMSLOT_INVALID = 1, 2, 1 << 16
 AS_IDS = 2
@@ -73,7 +73,11 @@ def gfn_to_hva(vm, i, gfn):
 def gfn_index(vm, slot, gfn, level):
     """gfn_to_index: place of the gfn in the slot's table for `level`."""
     shift = vm.level_bits * (level - 1)
-    return (gfn >> shift) - (slot.base_gfn >> shift)
+    index = (gfn >> shift) - (slot.base_gfn >> shift)
+    if index < 0 or gfn >= slot.base_gfn + slot.npages:
+        warn.warn(vm, 41)
+        return 0
+    return index
 
 
 @core

@@ -8,9 +8,10 @@
     spte: | gen 18..8 (bits 62..52) | 51: mark | gfn | gen 7..0 (bits 10..3) | U W | P |
 """
 
+from .. import state
 from ..state import core
 from ..x86.bits import FRAME_SHIFT, PT_USER, PT_WRITABLE
-from . import events, geometry, memslots, roles, sptes
+from . import events, geometry, memslots, nested, roles, sptes
 
 GEN_BITS = 19
 GEN_MASK = (1 << GEN_BITS) - 1
@@ -71,7 +72,8 @@ def sync_spte(vm, vcpu, sptep, gfn, access):
     spte = geometry.read_spte(vm, sptep)
     if not sptes.is_mmio(spte):
         return False
-    if gfn != spte_gfn(spte):
+    # a memslot may have come since the entry was made; the kernel does not look
+    if gfn != spte_gfn(spte) or state.rules(vm).mmio_sync_looks and memslots.vcpu_gfn_to_memslot(vm, vcpu, gfn) >= 0:
         sptes.clear_no_track(vm, sptep)
     else:
         mark_spte(vm, vcpu, sptep, gfn, access)
@@ -83,7 +85,8 @@ def cache_info(vm, vcpu, gva, gfn, access):
     """vcpu_cache_mmio_info.  With GVA 0 (direct maps) only the gfn can match."""
     generation = memslots.mmio_generation(vm, vcpu)
     # a generation that is being updated is never cached
-    vcpu.mmio_gva = gva & -(1 << vm.page_shift) if gva else 0
+    # with nested tables the address of a fault is L2's gpa, which must not match
+    vcpu.mmio_gva = gva & -(1 << vm.page_shift) if gva and not nested.is_nested(vcpu) else 0
     vcpu.mmio_access = access
     vcpu.mmio_gfn = gfn
     vcpu.mmio_gen = generation
@@ -117,7 +120,9 @@ def match_gpa(vm, vcpu, gpa):
 
 @core
 def in_cache(vm, vcpu, addr, direct):
-    """mmio_info_in_cache."""
+    """mmio_info_in_cache: never for L2 on nested tables, whose faults have L2's gpa."""
+    if nested.is_nested(vcpu):
+        return False
     if direct:
         return match_gpa(vm, vcpu, addr)
     return match_gva(vm, vcpu, addr)

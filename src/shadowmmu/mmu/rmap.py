@@ -9,8 +9,8 @@ Inserting and removing must use the same gfn; it is computed for direct pages an
 
 from .. import state
 from ..state import core
-from ..x86.bits import PT_WRITABLE
-from . import counters, flush, geometry, memslots, pte_list, roles, sptes, warn
+from ..x86.bits import PT_DIRTY, PT_WRITABLE
+from . import counters, flush, geometry, memslots, pte_list, roles, sptes, tdp_ranges, warn
 
 RECYCLE_THRESHOLD = 1000    # RMAP_RECYCLE_THRESHOLD
 
@@ -165,12 +165,40 @@ def write_protect(vm, head, pt_protect):
 
 
 @core
+def spte_clear_dirty(vm, sptep):
+    """spte_clear_dirty, or spte_wrprot_for_clear_dirty where D cannot be used."""
+    spte = geometry.read_spte(vm, sptep)
+    sp = state.page(vm, geometry.sptep_page(vm, sptep))
+    bit = PT_WRITABLE if not sptes.ad_enabled(spte) or sp.role & roles.GUEST_MODE else PT_DIRTY
+    if spte & bit:
+        geometry.write_spte(vm, sptep, spte & ~bit)
+
+
+@core
+def clear_dirty(vm, head):
+    """__rmap_clear_dirty over one list: the next write sets D, which the hardware logs (PML)."""
+    if head == 0:
+        return
+    if not head & 1:
+        spte_clear_dirty(vm, (head >> 1) - 1)
+        return
+    d = (head >> 1) - 1
+    while d >= 0:
+        desc = state.desc(vm, d)
+        for k in range(desc.spte_count):
+            spte_clear_dirty(vm, desc.sptes[k])
+        d = desc.more
+
+
+@core
 def slot_gfn_write_protect(vm, i, gfn, min_level):
     """kvm_mmu_slot_gfn_write_protect: no mapping of the gfn stays writable, at any size."""
     flushed = False
     for level in range(min_level, 4):
         if write_protect(vm, get(vm, i, gfn, level), True):
             flushed = True
+    if tdp_ranges.write_protect_gfn(vm, i, gfn, min_level):
+        flushed = True
     return flushed
 
 
@@ -181,7 +209,12 @@ def vcpu_write_protect_gfn(vm, vcpu, gfn):
     if i < 0:
         warn.warn(vm, 17)
         return False
-    return slot_gfn_write_protect(vm, i, gfn, 1)
+    changed = slot_gfn_write_protect(vm, i, gfn, 1)
+    if state.rules(vm).protect_all_address_spaces:
+        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+        if other >= 0 and slot_gfn_write_protect(vm, other, gfn, 1):
+            changed = True
+    return changed
 
 
 @core

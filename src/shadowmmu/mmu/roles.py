@@ -121,6 +121,17 @@ def calc_cpu_ext(cr0, cr4, efer):
     return ext
 
 
+#: kvm_mmu_get_tdp_level: levels of nested page tables on a host with 4-level paging.
+TDP_LEVEL = 4
+
+
+@core
+def calc_tdp_root_role(vm, vcpu, cpu_role):
+    """kvm_calc_tdp_mmu_root_page_role: the same whatever paging mode the guest is in."""
+    role = ACC_ALL << ACCESS_SHIFT | CR0_WP_BIT | EFER_NX_BIT | DIRECT | vcpu.tdp_level | cpu_role & (SMM | GUEST_MODE)
+    return role if state.rules(vm).ad_enabled else role | AD_DISABLED
+
+
 @core
 def child(parent_role, direct, child_access, index):
     """kvm_mmu_child_role: role of the table that entry `index` of a page with `parent_role` points to."""

@@ -11,16 +11,27 @@ Merged forms of seeds 000 (5499ea73e7db) and 003 (71fe70130d88).
 
 from .. import state
 from ..state import core, layout
-from ..x86.bits import CR3_PCID_MASK, CR4_PCIDE, FRAME_MASK, FRAME_SHIFT, PT_PRESENT
+from ..x86.bits import (
+    CR3_PCID_MASK,
+    CR4_PCIDE,
+    FRAME_MASK,
+    FRAME_SHIFT,
+    PT_ACCESSED,
+    PT_PRESENT,
+    PT_USER,
+    PT_WRITABLE,
+)
 from . import (
     counters,
     flush,
     geometry,
     memslots,
     mmio,
+    nested,
     reclaim,
     roles,
     shadow_pages,
+    tdp_mmu,
     unsync,
     warn,
     zap,
@@ -69,6 +80,9 @@ def put_root(vm, hpa):
         warn.warn(vm, 5)
         return
     sp = state.page(vm, i)
+    if sp.tdp_mmu_page:
+        tdp_mmu.put_root(vm, sp)
+        return
     sp.root_count -= 1
     if sp.root_count < 0:
         warn.warn(vm, 24)
@@ -200,7 +214,9 @@ def alloc_root(vm, vcpu, ctx, gfn, quadrant, level):
 
 @core
 def alloc_direct_roots(vm, vcpu, ctx):
-    """mmu_alloc_direct_roots: for a guest without paging, four PAE directories of 1G each."""
+    """mmu_alloc_direct_roots: a nested page table, or for a guest without paging four PAE directories of 1G each."""
+    if state.rules(vm).tdp_mmu_enabled:
+        return tdp_mmu.alloc_root(vm, ctx)
     if not reclaim.make_pages_available(vm):
         return ENOSPC
     level = roles.level(ctx.root_role)
@@ -229,7 +245,7 @@ def is_visible_gfn(vm, vcpu, gfn):
 @core
 def alloc_shadow_roots(vm, vcpu, ctx):
     """mmu_alloc_shadow_roots."""
-    pgd = vcpu.cr3
+    pgd = nested.guest_pgd(vcpu, ctx)
     gfn = geometry.entry_frame(pgd)
     level = roles.level(ctx.cpu_role)
     if not is_visible_gfn(vm, vcpu, gfn):
@@ -242,7 +258,7 @@ def alloc_shadow_roots(vm, vcpu, ctx):
     if level == 3:
         # before the lock is taken: all four are checked before any root is made
         for i in range(4):
-            pdptr = ctx.pdptrs[i]
+            pdptr = nested.pdptr(vm, vcpu, ctx, i)
             if not pdptr & PT_PRESENT:
                 absent |= 1 << i
             elif not is_visible_gfn(vm, vcpu, geometry.entry_frame(pdptr)):
@@ -259,20 +275,37 @@ def alloc_shadow_roots(vm, vcpu, ctx):
         ctx.root_hpa = root
         ctx.root_pgd = pgd
         return OK
+    root_level = roles.level(ctx.root_role)
+    # PDPTEs have no permission bits; entries of a 64-bit table above must permit everything
+    bits = PT_PRESENT if root_level < 4 else PT_PRESENT | PT_WRITABLE | PT_USER | PT_ACCESSED
+    ctx.special = 1
     for i in range(4):
         if absent >> i & 1:
             write_pae_root(vm, ctx, i, 0)
             continue
         if level == 3:
-            gfn = geometry.entry_frame(ctx.pdptrs[i])
+            gfn = geometry.entry_frame(nested.pdptr(vm, vcpu, ctx, i))
         # 32-bit: each PAE directory shadows a quarter of the guest's page directory
         root = alloc_root(vm, vcpu, ctx, gfn, i if level == 2 else 0, 2)
         if root == INVALID_PAGE:
             return ENO_ROOT
-        write_pae_root(vm, ctx, i, root | PT_PRESENT)
-    ctx.root_hpa = ctx.pae_root << FRAME_SHIFT
+        write_pae_root(vm, ctx, i, root | bits)
+    ctx.root_hpa = special_tables(vm, ctx, root_level, bits) << FRAME_SHIFT
     ctx.root_pgd = pgd
     return OK
+
+
+@core
+def special_tables(vm, ctx, root_level, bits):
+    """Frame of the root over pae_root: itself, or the 64-bit tables that lead to it when L1's 32-bit NPT is shadowed
+    (04d45551a1ee, 12ec33a70574)."""
+    if root_level < 4:
+        return ctx.pae_root
+    geometry.write_spte(vm, geometry.frame_sptep(vm, ctx.pml4_root), ctx.pae_root << FRAME_SHIFT | bits)
+    if root_level == 4:
+        return ctx.pml4_root
+    geometry.write_spte(vm, geometry.frame_sptep(vm, ctx.pml5_root), ctx.pml4_root << FRAME_SHIFT | bits)
+    return ctx.pml5_root
 
 
 @core
@@ -334,6 +367,9 @@ def load_pgd(vm, vcpu):
     if ctx.root_hpa == INVALID_PAGE:
         return
     vcpu.hw_root = ctx.root_hpa
+    if state.rules(vm).tdp_enabled:
+        # nested CR3; hardware CR3 is the guest's own business
+        return
     if roles.level(ctx.root_role) >= 4:
         vcpu.hw_root |= active_pcid(vcpu)
 

@@ -11,8 +11,8 @@ from .. import state
 from ..state import core, layout
 from . import counters, events, flush, geometry, roles, tracking, unsync, warn, zap
 
-ACTIVE, INVALID, OBSOLETE, NO_LIST = (layout.ACTIVE_LIST, layout.INVALID_LIST, layout.OBSOLETE_LIST,
-                                      layout.NO_LIST)
+ACTIVE, INVALID, OBSOLETE, TDP_ROOTS, NO_LIST = (layout.ACTIVE_LIST, layout.INVALID_LIST, layout.OBSOLETE_LIST,
+                                                 layout.TDP_ROOT_LIST, layout.NO_LIST)
 
 
 @core
@@ -60,8 +60,8 @@ def list_del(vm, sp):
 
 @core
 def is_obsolete(vm, sp):
-    """is_obsolete_sp."""
-    return sp.role & roles.INVALID != 0 or sp.mmu_valid_gen != vm.mmu_valid_gen
+    """is_obsolete_sp; pages of the TDP MMU have no generation."""
+    return sp.role & roles.INVALID != 0 or not sp.tdp_mmu_page and sp.mmu_valid_gen != vm.mmu_valid_gen
 
 
 @core
@@ -109,8 +109,8 @@ def find(vm, vcpu, gfn, role):
 
 
 @core
-def alloc(vm, gfn, role):
-    """kvm_mmu_alloc_shadow_page: index, or -1 when the VM's own capacity is exhausted."""
+def take(vm, role):
+    """A page with an empty table, on no list: index, or -1 when the VM's own capacity is exhausted."""
     if vm.n_free_pages == 0:
         warn.warn(vm, 11)
         return -1
@@ -125,9 +125,28 @@ def alloc(vm, gfn, role):
     sp.parent_ptes = 0
     sp.nx_huge_page_disallowed = 0
     sp.nx_listed = 0
+    sp.tdp_mmu_page = 0
+    sp.ptep = 0
+    sp.tdp_scheduled_to_zap = 0
     for w in range(layout.BITMAP_WORDS):
         sp.unsync_child_bitmap[w] = 0
     sp.has_translation = 1 if not role & roles.DIRECT and roles.level(role) <= 3 else 0
+    empty = state.rules(vm).nonpresent_spte
+    first = geometry.first_sptep(vm, i)
+    table = state.words(vm, vm.spt)
+    for k in range(first, first + geometry.entries(vm)):
+        table[k] = empty
+    vm.stat[counters.MMU_PAGE_CREATED] += 1
+    return i
+
+
+@core
+def alloc(vm, gfn, role):
+    """kvm_mmu_alloc_shadow_page: index, or -1 when the VM's own capacity is exhausted."""
+    i = take(vm, role)
+    if i < 0:
+        return -1
+    sp = state.page(vm, i)
     sp.mmu_valid_gen = vm.mmu_valid_gen
     list_add(vm, ACTIVE, sp)
     vm.n_used_mmu_pages += 1
@@ -140,12 +159,6 @@ def alloc(vm, gfn, role):
     if head >= 0:
         state.page(vm, head).hash_prev = i
     state.words(vm, vm.hash)[bucket] = i
-    empty = state.rules(vm).nonpresent_spte
-    first = geometry.first_sptep(vm, i)
-    table = state.words(vm, vm.spt)
-    for k in range(first, first + geometry.entries(vm)):
-        table[k] = empty
-    vm.stat[counters.MMU_PAGE_CREATED] += 1
     if roles.has_gptes(role):
         tracking.account_shadowed(vm, sp)
     return i
@@ -161,9 +174,16 @@ def free(vm, sp):
     if sp.hash_next >= 0:
         state.page(vm, sp.hash_next).hash_prev = sp.hash_prev
     list_del(vm, sp)
-    sp.in_use = 0
     sp.hash_next = -1
     sp.hash_prev = -1
+    give_back(vm, sp)
+
+
+@core
+def give_back(vm, sp):
+    """The page is free again (tdp_mmu_free_sp, the end of kvm_mmu_free_shadow_page)."""
+    sp.in_use = 0
+    sp.tdp_mmu_page = 0
     sp.gfn = 0
     sp.role = 0
     state.words(vm, vm.free_pages)[vm.n_free_pages] = sp.id

@@ -23,7 +23,7 @@ from ..x86.bits import (
     PT_USER,
     PT_WRITABLE,
 )
-from . import geometry, memslots, rmap, roles, unsync, warn
+from . import access_tracking, geometry, memslots, rmap, roles, unsync, warn
 
 HOST_WRITABLE, MMU_WRITABLE, MMU_PRESENT = 1 << 9, 1 << 10, 1 << 11
 #: SPTE_TDP_AD_*: bits 52-53 of a present spte.
@@ -145,11 +145,15 @@ def make(vm, vcpu, sp, slot, access, gfn, pfn, old, prefetch, can_unsync, synchr
         # A spte that was writable had its gfn unsynced already; protection is then the business of whoever made the
         # shadow page (account_shadowed) or synced it.  Upstream tests bit 1 of whatever stood there.
         was_writable = old & PT_WRITABLE != 0 and (is_last(old, level) or not state.rules(vm).dirty_with_writable)
+        if state.rules(vm).strict_old_spte and not is_present(old):
+            was_writable = False
         if was_writable or unsync.try_to_unsync_pages(vm, slot, gfn, can_unsync, prefetch) == 0:
             spte |= PT_WRITABLE | MMU_WRITABLE
             # until 6.13 the dirty bit was left to the hardware where the check was skipped
             if not sp.role & roles.AD_DISABLED and (not was_writable or state.rules(vm).dirty_with_writable):
                 spte |= PT_DIRTY
+    if prefetch and not synchronizing:
+        spte = access_tracking.mark_new(spte)
     if spte & PT_WRITABLE and slot >= 0 and memslots.dirty_track_enabled(vm, slot):
         memslots.mark_page_dirty_in_slot(vm, slot, gfn)
     return spte

@@ -7,7 +7,7 @@
 
 from .. import state
 from ..state import core
-from . import flush, memslots, rmap, roles, warn
+from . import flush, geometry, memslots, rmap, roles, warn
 
 
 @core
@@ -36,9 +36,12 @@ def account_shadowed(vm, sp):
         memslots.gfn_meta(vm, i, gfn).write_track += 1
         if rmap.slot_gfn_write_protect(vm, i, gfn, 1):
             flush.remote_tlbs(vm)
-        return
-    if rmap.slot_gfn_write_protect(vm, i, gfn, 1):
+    elif rmap.slot_gfn_write_protect(vm, i, gfn, 1):
         flush.remote_tlbs_gfn(vm, gfn, 1)
+    if state.rules(vm).protect_all_address_spaces:
+        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+        if other >= 0 and rmap.slot_gfn_write_protect(vm, other, gfn, 1):
+            flush.remote_tlbs_gfn(vm, gfn, 1)
 
 
 @core
@@ -56,6 +59,32 @@ def unaccount_shadowed(vm, sp):
         if meta.write_track < 0:
             warn.warn(vm, 15)
     update_disallow_lpage(vm, i, gfn, -1)
+
+
+@core
+def forbids_large(vm, i, gfn, level):
+    """disallow_lpage of the slot; with `protect_all_address_spaces` also for tables shadowed in the other address space."""
+    if memslots.disallow_lpage(vm, i, gfn, level):
+        return True
+    if not state.rules(vm).protect_all_address_spaces:
+        return False
+    other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+    if other < 0:
+        return False
+    # a block that the slot does not hold completely counts once without any table
+    slot = state.slot(vm, other)
+    first = geometry.round_gfn(vm, gfn, level)
+    whole = slot.base_gfn <= first and first + geometry.pages_per_hpage(vm, level) <= slot.base_gfn + slot.npages
+    return memslots.disallow_lpage(vm, other, gfn, level) > (0 if whole else 1)
+
+
+@core
+def is_nothing_shadowed(vm, i, gfn):
+    """Is a large page allowed at the gfn in every address space?  Then no table in that range is shadowed (b3ae3ceb5569)."""
+    if memslots.disallow_lpage(vm, i, gfn, 2):
+        return False
+    other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, i).as_id, gfn)
+    return other < 0 or not memslots.disallow_lpage(vm, other, gfn, 2)
 
 
 @core

@@ -111,6 +111,8 @@ def try_to_unsync_pages(vm, slot, gfn, can_unsync, prefetch):
     """
     if tracking.gfn_is_write_tracked(vm, slot, gfn):
         return EPERM
+    if state.rules(vm).unsync_shortcut and slot >= 0 and tracking.is_nothing_shadowed(vm, slot, gfn):
+        return 0
     i = shadow_pages.hash_first(vm, gfn)
     while i >= 0:
         sp = state.page(vm, i)

@@ -9,7 +9,7 @@ A guest walk that had to set A or D uses compare-exchange against what it read; 
 """
 
 from .. import state
-from ..state import core
+from ..state import core, layout
 from ..x86.bits import (
     CR4_LA57,
     NX,
@@ -25,15 +25,34 @@ from ..x86.bits import (
     PT_PAGE_SIZE,
     PT_PRESENT,
 )
-from . import contexts, events, faults, flush, geometry, host, memslots, mmio, roles, roots, sptes, warn, zap
+from . import (
+    contexts,
+    ept,
+    events,
+    faults,
+    flush,
+    geometry,
+    host,
+    memslots,
+    mmio,
+    nested,
+    roles,
+    roots,
+    sptes,
+    warn,
+    zap,
+)
 
 FAILED = -1
 #: `address_mask` of a gpa that could not be had (INVALID_GPA).
 INVALID_GPA = -1
 
+#: PFEC of the access to a table of nested_mmu: U, and W for its A and D bits.
+NESTED_TABLE_ACCESS = PFERR_WRITE | PFERR_USER
+
 #: WALKER records: of the page fault in progress, and of everything else.
-WALKERS_PER_VCPU = 2
-FAULT_WALKER, OTHER_WALKER = 0, 1
+WALKERS_PER_VCPU = layout.WALKERS_PER_VCPU
+FAULT_WALKER, OTHER_WALKER, NESTED_WALKER = 0, 1, 2
 
 
 @core
@@ -42,8 +61,32 @@ def walker_of(vm, vcpu, which):
 
 
 @core
-def gpte_access(gpte):
-    """FNAME(gpte_access): ACC_* of an IA-32 entry; X is P unless NX."""
+def is_present(ctx, gpte):
+    """FNAME(is_present_gpte)."""
+    return ept.is_present(gpte) if ctx.kind == contexts.PAGING_EPT else gpte & PT_PRESENT != 0
+
+
+@core
+def have_ad(ctx):
+    """PT_HAVE_ACCESSED_DIRTY: always but for an EPT without them."""
+    return ctx.kind != contexts.PAGING_EPT or not ctx.cpu_role & roles.AD_DISABLED
+
+
+@core
+def accessed_mask(ctx):
+    return ept.ACCESSED if ctx.kind == contexts.PAGING_EPT else PT_ACCESSED
+
+
+@core
+def dirty_mask(ctx):
+    return ept.DIRTY if ctx.kind == contexts.PAGING_EPT else PT_DIRTY
+
+
+@core
+def gpte_access(ctx, gpte):
+    """FNAME(gpte_access): ACC_* of an entry; in IA-32 formats X is P unless NX."""
+    if ctx.kind == contexts.PAGING_EPT:
+        return ept.gpte_access(gpte)
     access = gpte & (roles.ACC_WRITE | roles.ACC_USER | roles.ACC_EXEC)
     if gpte & NX:
         access ^= roles.ACC_EXEC
@@ -86,9 +129,9 @@ def is_last_gpte(ctx, level, gpte):
 
 
 @core
-def protect_clean_gpte(access, gpte):
+def protect_clean_gpte(ctx, access, gpte):
     """FNAME(protect_clean_gpte): no write until the dirty bit is set, so that the write faults and sets it."""
-    if not gpte & PT_DIRTY:
+    if have_ad(ctx) and not gpte & dirty_mask(ctx):
         access &= ~roles.ACC_WRITE
     return access
 
@@ -96,21 +139,25 @@ def protect_clean_gpte(access, gpte):
 @core
 def update_accessed_dirty(vm, vcpu, ctx, w, write):
     """FNAME(update_accessed_dirty_bits): 0 done, 1 an entry changed under us (restart)."""
+    if not have_ad(ctx):
+        return 0
+    accessed = accessed_mask(ctx)
+    dirty = dirty_mask(ctx)
     size = gpte_size(ctx)
     level = w.max_level
     while level >= w.level:
         gpte = w.ptes[level - 1]
         new = gpte
         gpa = w.pte_gpa[level - 1]
-        if not new & PT_ACCESSED:
+        if not new & accessed:
             events.emit(vm, events.SET_ACCESSED_BIT, gpa)
-            new |= PT_ACCESSED
-        if level == w.level and write and not new & PT_DIRTY:
+            new |= accessed
+        if level == w.level and write and not new & dirty:
             events.emit(vm, events.SET_DIRTY_BIT, gpa)
-            new |= PT_DIRTY
+            new |= dirty
         # in a read-only slot the bits are what they are
         if new != gpte and w.pte_writable[level - 1]:
-            frame = host.gpa_frame(vm, vcpu, gpa, False)
+            frame = host.gpa_frame(vm, vcpu, w.real_gfn[level - 1] << vm.page_shift, False)
             offset = geometry.page_offset(vm, gpa)
             if host.read_entry(vm, frame, offset, size) != gpte:
                 return 1
@@ -129,73 +176,94 @@ def fail(vm, vcpu, ctx, w, addr, access, errcode):
         errcode |= PFERR_FETCH
     w.fault_error = errcode
     w.fault_address = addr
-    w.fault_nested = 0
+    # a fault of L1's tables for L2 is L1's business, whoever walks
+    if ctx.kind == contexts.PAGING_EPT:
+        vcpu.fault_qualification = ept.qualification(w, access)
+    w.fault_nested = 1 if ctx.id != vcpu.walk_mmu - 3 * vcpu.id else 0
     events.emit(vm, events.WALKER_ERROR, errcode)
     return False
 
 
 @core
-def walk_once(vm, vcpu, ctx, w, addr, access):
-    """One attempt of walk_addr: 1 success, 0 fault, 2 start again."""
-    size = gpte_size(ctx)
-    nx = NX if size == 8 else 0
+def begin(vm, vcpu, ctx, w, addr, access):
+    """Head of a walk: level and entry in hand.  False when a PDPTE is missing."""
     w.level = roles.level(ctx.cpu_role)
-    gpte = vcpu.cr3
+    w.gpte = nested.guest_pgd(vcpu, ctx)
+    w.access = -1
     if w.level == 3:
-        gpte = ctx.pdptrs[(addr >> (vm.page_shift + 2 * vm.level_bits)) & 3]
-        events.emit(vm, events.PAGING_ELEMENT, gpte, 3)
-        if not gpte & PT_PRESENT:
-            fail(vm, vcpu, ctx, w, addr, access, 0)
-            return 0
+        w.gpte = nested.pdptr(vm, vcpu, ctx, (addr >> (vm.page_shift + 2 * vm.level_bits)) & 3)
+        events.emit(vm, events.PAGING_ELEMENT, w.gpte, 3)
+        if not w.gpte & PT_PRESENT:
+            return fail(vm, vcpu, ctx, w, addr, access, 0)
         w.level = 2
     w.max_level = w.level
-    pte_access = -1
-    while True:
-        # NX inverted is ANDed like the other permissions
-        pt_access = pte_access
-        level = w.level
-        table_gfn = gpte_to_gfn(gpte)
-        offset = gpte_index(vm, ctx, addr, level) * size
-        gpa = (table_gfn << vm.page_shift) + offset
-        w.table_gfn[level - 1] = table_gfn
-        w.pte_gpa[level - 1] = gpa
-        i = memslots.vcpu_gfn_to_memslot(vm, vcpu, table_gfn)
-        if not memslots.is_visible(vm, i):
-            fail(vm, vcpu, ctx, w, addr, access, 0)
-            return 0
-        w.pte_writable[level - 1] = 0 if state.slot(vm, i).flags & memslots.READONLY else 1
-        frame = host.fault_in(vm, memslots.gfn_to_hva(vm, i, table_gfn)) - vm.ram_pfn
-        gpte = host.read_entry(vm, frame, offset, size)
-        events.emit(vm, events.PAGING_ELEMENT, gpte, level)
-        pte_access = pt_access & (gpte ^ nx)
-        if not gpte & PT_PRESENT:
-            fail(vm, vcpu, ctx, w, addr, access, 0)
-            return 0
-        if contexts.is_rsvd_bits_set(ctx, gpte, level):
-            fail(vm, vcpu, ctx, w, addr, access, PFERR_RSVD | PFERR_PRESENT)
-            return 0
-        w.ptes[level - 1] = gpte
-        # the access of the tables above, not of this entry (b1bd5cba3306, CVE-2021-38198)
-        w.pt_access[level - 1] = gpte_access(pt_access ^ nx)
-        if is_last_gpte(ctx, level, gpte):
-            break
-        w.level = level - 1
-    accessed_dirty = pte_access & PT_ACCESSED
-    w.pte_access = gpte_access(pte_access ^ nx)
+    return True
+
+
+@core
+def step(vm, vcpu, ctx, w, addr, access, real_gfn):
+    """One level: the entry in the table that the entry in hand points to.  1 it is the last, 0 fault, 2 go on below."""
+    size = gpte_size(ctx)
+    # NX inverted is ANDed like the other permissions
+    nx = NX if size == 8 else 0
+    level = w.level
+    pt_access = w.access
+    table_gfn = gpte_to_gfn(w.gpte)
+    offset = gpte_index(vm, ctx, addr, level) * size
+    w.table_gfn[level - 1] = table_gfn
+    w.real_gfn[level - 1] = real_gfn
+    w.pte_gpa[level - 1] = (table_gfn << vm.page_shift) + offset
+    i = memslots.vcpu_gfn_to_memslot(vm, vcpu, real_gfn)
+    if not memslots.is_visible(vm, i):
+        fail(vm, vcpu, ctx, w, addr, access, 0)
+        return 0
+    w.pte_writable[level - 1] = 0 if state.slot(vm, i).flags & memslots.READONLY else 1
+    frame = host.fault_in(vm, memslots.gfn_to_hva(vm, i, real_gfn)) - vm.ram_pfn
+    gpte = host.read_entry(vm, frame, offset, size)
+    events.emit(vm, events.PAGING_ELEMENT, gpte, level)
+    w.gpte = gpte
+    w.access = pt_access & (gpte ^ nx)
+    if not is_present(ctx, gpte):
+        fail(vm, vcpu, ctx, w, addr, access, 0)
+        return 0
+    if contexts.is_rsvd_bits_set(ctx, gpte, level):
+        fail(vm, vcpu, ctx, w, addr, access, PFERR_RSVD | PFERR_PRESENT)
+        return 0
+    w.ptes[level - 1] = gpte
+    # the access of the tables above, not of this entry (b1bd5cba3306, CVE-2021-38198)
+    w.pt_access[level - 1] = gpte_access(ctx, pt_access ^ nx)
+    if is_last_gpte(ctx, level, gpte):
+        return 1
+    w.level = level - 1
+    return 2
+
+
+@core
+def leaf(vm, vcpu, ctx, w, addr, access):
+    """After the last entry: permissions and frame.  False: fault."""
+    size = gpte_size(ctx)
+    gpte = w.gpte
+    w.pte_access = gpte_access(ctx, w.access ^ (NX if size == 8 else 0))
     pkey = (gpte >> PKEY_SHIFT) & PKEY_MASK if size == 8 else 0
     errcode = contexts.permission_fault(vcpu, ctx, w.pte_access, pkey, access)
     if errcode:
-        fail(vm, vcpu, ctx, w, addr, access, errcode)
-        return 0
+        return fail(vm, vcpu, ctx, w, addr, access, errcode)
     pages = leaf_pages(vm, ctx, w.level)
     w.gfn = (gpte_to_gfn(gpte) & -pages) + ((addr >> vm.page_shift) & (pages - 1))
     if w.level == 2 and size == 4 and vcpu.has_pse36 and vm.level_bits == 9:
         # PSE-36: PDE bits 16:13 are address bits 35:32
         w.gfn += ((gpte >> 13) & 0xF) << 20
+    return True
+
+
+@core
+def finish(vm, vcpu, ctx, w, access):
+    """Tail of a good walk, A and D bits: 1 done, 2 an entry changed under us."""
     write = access & PFERR_WRITE
+    accessed_dirty = w.access & accessed_mask(ctx)
     if not write:
-        w.pte_access = protect_clean_gpte(w.pte_access, gpte)
-    elif not gpte & PT_DIRTY:
+        w.pte_access = protect_clean_gpte(ctx, w.pte_access, w.gpte)
+    elif not w.gpte & dirty_mask(ctx):
         accessed_dirty = 0
     if not accessed_dirty and update_accessed_dirty(vm, vcpu, ctx, w, write):
         return 2
@@ -203,8 +271,22 @@ def walk_once(vm, vcpu, ctx, w, addr, access):
 
 
 @core
+def walk_once(vm, vcpu, ctx, w, addr, access):
+    """One attempt of walk_addr: 1 success, 0 fault, 2 start again."""
+    if not begin(vm, vcpu, ctx, w, addr, access):
+        return 0
+    result = 2
+    while result == 2:
+        result = step(vm, vcpu, ctx, w, addr, access, gpte_to_gfn(w.gpte))
+    if result == 0 or not leaf(vm, vcpu, ctx, w, addr, access):
+        return 0
+    return finish(vm, vcpu, ctx, w, access)
+
+
+@core
 def walk_addr(vm, vcpu, ctx, w, addr, access):
-    """FNAME(walk_addr_generic): True and a filled walker, or False and the fault in it."""
+    """FNAME(walk_addr_generic) of an MMU whose tables lie in L1's memory: True and a filled walker, or False and the
+    fault in it.  (Of nested_mmu: nested.walk_addr.)"""
     events.emit(vm, events.PAGETABLE_WALK, addr, access)
     while True:
         result = walk_once(vm, vcpu, ctx, w, addr, access)
@@ -217,6 +299,8 @@ def gva_to_gpa(vm, vcpu, addr, access):
     """walk_mmu->gva_to_gpa: gpa, or INVALID_GPA with the fault in the vCPU's second walker."""
     ctx = state.context(vm, vcpu.walk_mmu)
     w = walker_of(vm, vcpu, OTHER_WALKER)
+    if ctx.id == nested.NESTED_MMU:
+        return nested.gva_to_gpa(vm, vcpu, ctx, w, addr, access)
     if ctx.kind == contexts.NONPAGING:
         return addr
     if not walk_addr(vm, vcpu, ctx, w, addr, access):
@@ -364,10 +448,13 @@ def zap_and_prefetch(vm, vcpu, sp, sptep, index):
 def invalidate_addr(vm, vcpu, mmu, addr, which):
     """kvm_mmu_invalidate_addr: a guest INVLPG-like event for `addr` in the roots of mask `which`."""
     ctx = state.context(vm, mmu)
-    if is_noncanonical(vm, vcpu, addr):
-        return
-    flush.tlb_gva(vcpu, addr)
-    if ctx.kind == contexts.NONPAGING:
+    if ctx.id != nested.GUEST_MMU:
+        # in guest_mmu it is a gpa
+        if is_noncanonical(vm, vcpu, addr):
+            return
+        flush.tlb_gva(vcpu, addr)
+    if ctx.root_role & roles.DIRECT or ctx.id == nested.NESTED_MMU:
+        # no sync_spte: nothing is shadowed
         return
     if which & roots.CURRENT:
         invalidate_addr_in_root(vm, vcpu, mmu, addr, ctx.root_hpa)

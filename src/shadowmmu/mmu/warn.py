@@ -32,6 +32,11 @@ NAMES = {
     23: "reserved bits set in a shadow-present spte",
     24: "root_count below zero",
     25: "kvm_mmu_write_protect_fault: an MMIO address in a memslot (the per-vCPU MMIO cache is stale)",
+    26: "kvm_tdp_mmu_zap_sp: a root, or a table that is not linked",
+    40: "mmu_set_spte: a present spte of an indirect page gets another pfn (a WARN until CVE-2026-23402)",
+    41: "a gfn outside of its memslot's tables (out-of-bounds access)",
+    42: "a call or an access through a NULL pointer",
+    43: "kvm_mmu_gfn_disallow_lpage: more write protections than pages per huge page (a WARN until 93df766322ba)",
 }
 
 

@@ -82,7 +82,9 @@ def track_write(vm, vcpu, gpa, size):
         count = 2 if sp.role & roles.HAS_4_BYTE_GPTE and roles.level(sp.role) == 2 else 1
         for k in range(count):
             spte = geometry.read_spte(vm, sptep + k)
-            zap.zap_pte(vm, sp, sptep + k)
+            orphan = zap.zap_pte(vm, sp, sptep + k)
+            if orphan >= 0 and state.rules(vm).write_zaps_orphans:
+                zap.prepare_zap_page(vm, state.page(vm, orphan))
             if gentry and roles.level(sp.role) != 1:
                 vm.stat[counters.MMU_PDE_ZAPPED] += 1
             if sptes.is_present(spte):

@@ -9,7 +9,22 @@ A page that is a root (root_count > 0) is unlinked and marked invalid but lives 
 
 from .. import state
 from ..state import core
-from . import counters, events, flush, geometry, pte_list, rmap, roles, shadow_pages, sptes, tracking, unsync, warn
+from . import (
+    counters,
+    events,
+    flush,
+    geometry,
+    pte_list,
+    rmap,
+    roles,
+    shadow_pages,
+    sptes,
+    tdp_mmu,
+    tdp_ranges,
+    tracking,
+    unsync,
+    warn,
+)
 
 
 @core
@@ -21,20 +36,34 @@ def drop_parent_pte(vm, sp, sptep):
 
 @core
 def zap_pte(vm, sp, sptep):
-    """mmu_page_zap_pte: clear one entry of `sp`, whatever it is."""
+    """mmu_page_zap_pte: clear one entry of `sp`, whatever it is.  Index of a shadow page of L1's nested tables that has
+    lost its last parent by it, or -1: such pages are hardly used again and kept for nothing (2de4085cccea)."""
     spte = geometry.read_spte(vm, sptep)
     if sptes.is_present(spte):
         if sptes.is_last(spte, roles.level(sp.role)):
             rmap.drop_spte(vm, sptep)
         else:
-            drop_parent_pte(vm, state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte))), sptep)
+            child = state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte)))
+            drop_parent_pte(vm, child, sptep)
+            if is_orphan(vm, child):
+                return child.id
     elif sptes.is_mmio(spte):
         sptes.clear_no_track(vm, sptep)
+    return -1
 
 
 @core
-def unlink_children(vm, sp):
-    """kvm_mmu_page_unlink_children."""
+def is_orphan(vm, sp):
+    """Of L1's nested tables, without a parent, and (7a2c70e777a0) not a root."""
+    rules = state.rules(vm)
+    if not rules.tdp_enabled or not sp.role & roles.GUEST_MODE or sp.parent_ptes:
+        return False
+    return not rules.nested_roots_survive or sp.root_count == 0
+
+
+@core
+def unlink_leaves(vm, sp):
+    """kvm_mmu_page_unlink_children of a level-1 page."""
     first = geometry.first_sptep(vm, sp.id)
     for sptep in range(first, first + geometry.entries(vm)):
         zap_pte(vm, sp, sptep)
@@ -59,7 +88,8 @@ def zap_unsync_children(vm, sp):
         while n < vector.nr:
             leaf = state.page(vm, vector.sp[n])
             announce(vm, leaf)
-            unlink_page(vm, leaf)
+            unlink_leaves(vm, leaf)
+            detach(vm, leaf)
             unsync.pages_clear_parents(vm, vector)
             zapped += 1
             n = unsync.pages_next(vm, vector, n)
@@ -73,11 +103,29 @@ def announce(vm, sp):
 
 
 @core
-def unlink_page(vm, sp):
-    """__kvm_mmu_prepare_zap_page after its unsync descendants are gone: number of pages put on the invalid list."""
+def unlink_children(vm, sp):
+    """kvm_mmu_page_unlink_children: number of orphans of a nested table that went with it, depth first."""
+    if roles.level(sp.role) == 1:
+        unlink_leaves(vm, sp)
+        return 0
+    zapped = 0
+    first = geometry.first_sptep(vm, sp.id)
+    for sptep in range(first, first + geometry.entries(vm)):
+        orphan = zap_pte(vm, sp, sptep)
+        if orphan >= 0:
+            child = state.page(vm, orphan)
+            announce(vm, child)
+            zapped += zap_unsync_children(vm, child)
+            zapped += unlink_children(vm, child)
+            zapped += detach(vm, child)
+    return zapped
+
+
+@core
+def detach(vm, sp):
+    """The part of __kvm_mmu_prepare_zap_page behind the children."""
     zapped = 0
     zapped_root = False
-    unlink_children(vm, sp)
     unlink_parents(vm, sp)
     if not sp.role & roles.INVALID and roles.has_gptes(sp.role):
         tracking.unaccount_shadowed(vm, sp)
@@ -108,7 +156,8 @@ def prepare_zap_page(vm, sp):
     """kvm_mmu_prepare_zap_page: number of pages put on the invalid list."""
     announce(vm, sp)
     zapped = zap_unsync_children(vm, sp)
-    return zapped + unlink_page(vm, sp)
+    zapped += unlink_children(vm, sp)
+    return zapped + detach(vm, sp)
 
 
 @core
@@ -117,7 +166,8 @@ def prepare_zap_unstable(vm, sp):
     because descendants were zapped."""
     announce(vm, sp)
     children = zap_unsync_children(vm, sp)
-    total = children + unlink_page(vm, sp)
+    children += unlink_children(vm, sp)
+    total = children + detach(vm, sp)
     return total * 2 + (1 if children else 0)
 
 
@@ -150,11 +200,13 @@ def account_nx_huge_page(vm, sp, possible):
     if possible and not sp.nx_listed:
         vm.stat[counters.NX_LPAGE_SPLITS] += 1
         sp.nx_listed = 1
-        sp.nx_prev = -1
-        sp.nx_next = vm.nx_head
-        if vm.nx_head >= 0:
-            state.page(vm, vm.nx_head).nx_prev = sp.id
-        vm.nx_head = sp.id
+        sp.nx_next = -1
+        sp.nx_prev = vm.nx_tail
+        if vm.nx_tail >= 0:
+            state.page(vm, vm.nx_tail).nx_next = sp.id
+        else:
+            vm.nx_head = sp.id
+        vm.nx_tail = sp.id
 
 
 @core
@@ -171,6 +223,31 @@ def unaccount_nx_huge_page(vm, sp):
         vm.nx_head = sp.nx_next
     if sp.nx_next >= 0:
         state.page(vm, sp.nx_next).nx_prev = sp.nx_prev
+    else:
+        vm.nx_tail = sp.nx_prev
+
+
+@core
+def recover_nx_huge_pages(vm, ratio):
+    """kvm_recover_nx_huge_pages: zap the oldest 1/ratio of the tables that stand where a huge page could, so that one may
+    come back; tables of a slot with a dirty log would only be made again.  Number of tables looked at."""
+    if ratio == 0:
+        return 0
+    flushing = False
+    done = 0
+    to_zap = (vm.stat[counters.NX_LPAGE_SPLITS] + ratio - 1) // ratio
+    while done < to_zap and vm.nx_head >= 0:
+        sp = state.page(vm, vm.nx_head)
+        if tdp_ranges.is_dirty_tracked(vm, sp.role, sp.gfn):
+            unaccount_nx_huge_page(vm, sp)
+        elif sp.tdp_mmu_page:
+            if tdp_mmu.zap_sp(vm, sp):
+                flushing = True
+        else:
+            prepare_zap_page(vm, sp)
+        done += 1
+    remote_flush_or_zap(vm, flushing)
+    return done
 
 
 @core
@@ -212,8 +289,11 @@ def zap_all_fast(vm):
     """kvm_mmu_zap_all_fast: flip the generation, tell every vCPU, zap what is old."""
     events.emit(vm, events.ZAP_ALL_FAST, vm.mmu_valid_gen, vm.n_used_mmu_pages)
     vm.mmu_valid_gen = 0 if vm.mmu_valid_gen else 1
+    # roots must be invalid before anybody is told to drop them
+    tdp_mmu.invalidate_all_roots(vm)
     flush.make_all_cpus_request(vm, flush.REQ_FREE_OBSOLETE_ROOTS)
     zap_obsolete_pages(vm)
+    tdp_mmu.zap_invalidated_roots(vm)
 
 
 @core
@@ -231,3 +311,4 @@ def zap_all(vm):
         else:
             i = following
     commit_zap_page(vm)
+    tdp_mmu.zap_all(vm)

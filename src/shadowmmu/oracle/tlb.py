@@ -358,26 +358,63 @@ def resume(tlb, i, out):
 
 
 @core
-def explore(memory, cpu, tlb, gva, level, table, out):
-    """Add what a walk from this table may leave behind (SDM 4.10.2.3, 4.10.3.1): stops where A = 0."""
+def hold_entry(memory, cpu, tlb, gva, level, status, out):
+    """Hold what `step` found at `level`: a translation or a partial walk.  The VALUE of the row."""
     tag = cpu[TAG]
     pcid = current_pcid(cpu)
+    address = covered_from(memory, cpu, gva, level)
+    if status == TABLE:
+        value = rights_word(out, (out[ENTRY + level - 1] & FRAME_MASK) >> 12)
+        hold(tlb, row_name(tag, pcid, WALK, level), address, value)
+        return value
+    value = rights_word(out, out[GFN] & -walker.pages_of(memory, cpu[MODE], level))
+    value |= out[KEY] << PKEY_SHIFT
+    if out[DIRTY]:
+        value |= PT_DIRTY
+    if out[GLOBAL] and cpu[CR4] & CR4_PGE:
+        value |= PT_GLOBAL
+    hold(tlb, row_name(tag, pcid, TRANSLATION, level), address, value)
+    return value
+
+
+@core
+def explore(memory, cpu, tlb, gva, level, table, out):
+    """Add what a walk from this table may leave behind (SDM 4.10.2.3, 4.10.3.1): stops where A = 0."""
     while True:
         status = walker.step(memory, cpu, gva, level, table, out)
         if (status != TABLE and status != TRANSLATED) or not out[ENTRY + level - 1] & PT_ACCESSED:
             return
-        address = covered_from(memory, cpu, gva, level)
+        hold_entry(memory, cpu, tlb, gva, level, status, out)
         if status == TRANSLATED:
-            value = rights_word(out, out[GFN] & -walker.pages_of(memory, cpu[MODE], level))
-            value |= out[KEY] << PKEY_SHIFT
-            if out[DIRTY]:
-                value |= PT_DIRTY
-            if out[GLOBAL] and cpu[CR4] & CR4_PGE:
-                value |= PT_GLOBAL
-            hold(tlb, row_name(tag, pcid, TRANSLATION, level), address, value)
             return
         table = (out[ENTRY + level - 1] & FRAME_MASK) >> 12
-        hold(tlb, row_name(tag, pcid, WALK, level), address, rights_word(out, table))
+        level -= 1
+
+
+@core
+def explore_from_cr3(memory, cpu, tlb, gva, out):
+    """The walk from CR3 to its end, as `walker.walk` leaves it in `out`, and what it may leave behind; PATH: its partial
+    walks."""
+    walker.reset(out)
+    for i in range(5):
+        out[walker.PATH + i] = 0
+    level, table = walker.start(memory, cpu, gva, out)
+    if table < 0:
+        out[STATUS] = walker.NOT_PRESENT
+        return
+    out[walker.TOP] = level
+    accessed = True
+    while True:
+        status = walker.step(memory, cpu, gva, level, table, out)
+        if (status == TABLE or status == TRANSLATED) and accessed:
+            if out[ENTRY + level - 1] & PT_ACCESSED:
+                out[walker.PATH + level - 1] = hold_entry(memory, cpu, tlb, gva, level, status, out)
+            else:
+                accessed = False
+        if status != TABLE:
+            out[STATUS] = status
+            return
+        table = (out[ENTRY + level - 1] & FRAME_MASK) >> 12
         level -= 1
 
 
@@ -385,24 +422,28 @@ def explore(memory, cpu, tlb, gva, level, table, out):
 def learn(memory, cpu, tlb, gva, out):
     """Everything that the CPU may have cached for `gva` at this moment: from CR3, and from every held partial walk.
 
-    memory, cpu, out: as in `walker`; out is scratch.
+    memory, cpu, out: as in `walker`; `out` holds the walk from CR3 afterwards.  A held partial walk on the way of that walk
+    (same table, same rights) leads to nothing else and is passed over.
     """
     if cpu[MODE] == NO_PAGING or not walker.is_canonical(memory, cpu, gva):
         return
     gva = linear(memory, cpu, gva)
     tag = cpu[TAG]
     pcid = current_pcid(cpu)
-    walker.reset(out)
-    level, table = walker.start(memory, cpu, gva, out)
-    if table >= 0:
-        explore(memory, cpu, tlb, gva, level, table, out)
+    explore_from_cr3(memory, cpu, tlb, gva, out)
+    elsewhere = False
     # a row that joins meanwhile may push row i up: then it is met twice, never missed
     i = 0
     while i < tlb[COUNT]:
-        if tlb[row_at(i)] & KIND == WALK and usable(tlb, i, memory, cpu, tag, pcid, gva):
+        at = row_at(i)
+        if tlb[at] & KIND == WALK and tlb[at + 2] != out[walker.PATH + (tlb[at] & LEVEL_BITS) - 1] \
+                and usable(tlb, i, memory, cpu, tag, pcid, gva):
             level, table = resume(tlb, i, out)
             explore(memory, cpu, tlb, gva, level, table, out)
+            elsewhere = True
         i += 1
+    if elsewhere:
+        walker.walk(memory, cpu, gva, out)
 
 
 # ---- shrinking

@@ -89,7 +89,9 @@ ENTRY_BYTES = tuple(mode.entry_bytes for mode in MODES)
 #: every visited entry.
 STATUS, ERROR, GFN, LEVEL, WRITE, USER, NO_EXECUTE, KEY, GLOBAL, DIRTY, TOP, ADDRESS = range(12)
 ENTRY = ADDRESS + 5
-OUT_WORDS = ENTRY + 5
+#: By level - 1: what a partial walk that ended in this entry would hold (oracle.tlb); 0 for none.
+PATH = ENTRY + 5
+OUT_WORDS = PATH + 5
 
 #: STATUS.  NO_MEMORY: a table lies where there is no memory; the manuals say nothing about what is read there, and
 #: KVM reports a page that is not present, so ERROR holds that.

@@ -9,12 +9,13 @@ from .. import state
 from .fields import FIELDS
 from .linux_6_1 import LINUX_6_1
 from .linux_6_12 import LINUX_6_12, LINUX_6_12_0
+from .linux_7_0 import LINUX_7_0
 from .linux_7_2 import LINUX_7_2
 
 state.define_rules({name: 1 for name in FIELDS})
 
 RULES = {"linux-6.1": LINUX_6_1, "linux-6.12": LINUX_6_12, "linux-6.12.0": LINUX_6_12_0,
-         "linux-7.2": LINUX_7_2}
+         "linux-7.0": LINUX_7_0, "linux-7.2": LINUX_7_2}
 DEFAULT = "linux-6.12"
 
 

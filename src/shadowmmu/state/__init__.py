@@ -18,12 +18,12 @@ from .patch import PATCH, PatchError
 
 if JIT:
     from . import compiled
-    from .compiled import (attach, context, core, desc, entry_point, fault, meta, meta2, meta3, octets,
-                           page, rules, slot, sync_vector, vcpu, walker, words, words32)
+    from .compiled import (attach, context, core, desc, entry_point, fault, hw_walk, meta, meta2, meta3, octets,
+                           page, rules, slot, sync_vector, tdp_iter, vcpu, walker, words, words32)
 else:
     from .interpreted import (  # type: ignore[assignment]
-        attach, context, core, desc, entry_point, fault, meta, meta2, meta3, octets, page, rules, slot,
-        sync_vector, vcpu, walker, words, words32)
+        attach, context, core, desc, entry_point, fault, hw_walk, meta, meta2, meta3, octets, page, rules, slot,
+        sync_vector, tdp_iter, vcpu, walker, words, words32)
 
 
 def define_rules(fields):
@@ -34,5 +34,5 @@ def define_rules(fields):
 
 
 __all__ = ["Array", "JIT", "PATCH", "PatchError", "attach", "context", "core", "define_rules", "desc",
-           "entry_point", "fault", "interpreted", "meta", "meta2", "meta3", "octets", "page", "rules", "slot", "sync_vector",
-           "vcpu", "walker", "words", "words32"]
+           "entry_point", "fault", "hw_walk", "interpreted", "meta", "meta2", "meta3", "octets", "page", "rules", "slot",
+           "sync_vector", "tdp_iter", "vcpu", "walker", "words", "words32"]

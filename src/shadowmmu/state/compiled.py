@@ -17,7 +17,6 @@ from .mode import Array
 from .native import kinds as k
 from .native import unit
 from .native.errors import CoreError
-from .native.translate import number
 from .patch import PATCH, PatchError
 
 _RECORDS = {name: k.record(name, fields) for name, fields in layout.RECORDS.items()}
@@ -45,7 +44,7 @@ def _record(t, node, vm, table, name, index=None):
     kind, size = _RECORDS[name]
     at = t.header(node, vm, table)
     if index is not None:
-        at = t.builder.add(at, t.builder.mul(t.integer(node, index), number(size)))
+        at = t.builder.add(at, t.builder.mul(t.integer(node, index), k.number(size)))
     return k.Value(kind, (t.offset(vm.parts[0], at),))
 
 
@@ -61,6 +60,8 @@ page, vcpu, context, slot, desc = (_indexed(*pair) for pair in (
 meta, meta2, meta3, walker, fault = (_indexed(*pair) for pair in (
     ("meta", "META"), ("meta2", "META_LARGE"), ("meta3", "META_LARGE"), ("walkers", "WALKER"), ("faults", "FAULT")))
 sync_vector = Builtin(lambda t, node, a: _record(t, node, a[0], "sync", "SYNC"))
+tdp_iter = Builtin(lambda t, node, a: _record(t, node, a[0], "iter", "TDP_ITER"))
+hw_walk = Builtin(lambda t, node, a: _record(t, node, a[0], "hw_walk", "HW_WALK"))
 rules = Builtin(lambda t, node, a: _record(t, node, a[0], "rules", "RULES"))
 #: First statement of an entry point: the `vm` behind the address that Python passed.
 attach = Builtin(lambda t, node, a: k.Value(_RECORDS["HEADER"][0],
@@ -75,7 +76,8 @@ def define_rules(fields):
 # ---- functions
 
 #: Module name -> its entry points, its callbacks.
-_ENTRIES, _CALLBACKS = {}, {}
+_ENTRIES: dict = {}
+_CALLBACKS: dict = {}
 _SIMPLE = {"int": ctypes.c_int64, "bool": ctypes.c_int64, "void": None}
 
 
@@ -101,6 +103,13 @@ def _kind_of(argument):
     if bits is None:
         raise TypeError(f"a core function cannot take a {type(argument).__name__}")
     return k.ARRAYS[bits]
+
+
+def _letters(kind):
+    """A short name of a kind of argument."""
+    if isinstance(kind, k.Group):
+        return "(" + "".join(map(_letters, kind.items)) + ")"
+    return "i" if kind is k.INT else {64: "q", 32: "d", 8: "b"}[kind.bits]
 
 
 def _flat(argument, out):
@@ -175,6 +184,9 @@ class CoreFunction:
                     return plain(*arguments)
                 except ctypes.ArgumentError:
                     pass
+        missing = self.core.__code__.co_argcount - len(arguments)
+        if 0 < missing <= len(self.core.__defaults__ or ()):
+            arguments += self.core.__defaults__[-missing:]
         kinds = tuple(_kind_of(a) for a in arguments)
         made = self.ready.get(kinds)
         if made is None:
@@ -188,7 +200,7 @@ class CoreFunction:
         """Kinds of an entry point's parameters, from their annotations."""
         code = self.core.__code__
         notes = self.core.__annotations__
-        return tuple(k.ARRAYS[64] if notes.get(name) == Array else k.INT for name in code.co_varnames[:code.co_argcount])
+        return tuple(k.ARRAYS[64] if notes.get(name) is Array else k.INT for name in code.co_varnames[:code.co_argcount])
 
     def _compile(self, kinds):
         path = self.core.__code__.co_filename
@@ -199,10 +211,9 @@ class CoreFunction:
             for function in group:
                 function._take(function.kinds(), *made[f"{function.__module__}.{function.__name__}"])
         else:
-            name = f"{self.__module__}.{self.__name__}"
-            suffix = "".join({"int": "i"}.get(kind.name, "t") for kind in kinds)
-            made = _load(f"{name}-{suffix}", path, lambda: [unit.Export(f"{name}-{suffix}", self.core, kinds)])
-            self._take(kinds, *made[f"{name}-{suffix}"])
+            name = f"{self.__module__}.{self.__name__}-" + "".join(map(_letters, kinds))
+            made = _load(name, path, lambda: [unit.Export(name, self.core, kinds)])
+            self._take(kinds, *made[name])
         return self.ready[kinds]
 
     def _take(self, kinds, address, signature):
@@ -227,22 +238,25 @@ def entry_point(function):
 class Callback:
     """A core function that C code calls at `address`."""
 
+    made = 0
+
     def __init__(self, function, result, arguments):
         self.core, self.foreign, self.__doc__ = function, (result, arguments), function.__doc__
         self.found = None
+        # a local function may use what its surroundings hold: it is compiled alone and not kept
+        self.is_local = function.__closure__ is not None
+        Callback.made += self.is_local
+        self.symbol = f"{function.__module__}.{function.__name__}." + (str(Callback.made) if self.is_local else "callback")
 
     @property
     def address(self):
         if self.found is None:
             module = self.core.__module__
-            # a local function may use what its surroundings hold: it is compiled alone and not kept
-            local = self.core.__closure__ is not None
-            group = [self] if local else _CALLBACKS[module]
-            made = _load(f"{module}.callbacks", None if local else sys.modules[module].__file__,
-                         lambda: [unit.Export(f"{module}.{c.core.__name__}.callback", c.core,
-                                              (k.INT,) * len(c.foreign[1]), c.foreign) for c in group])
+            group = [self] if self.is_local else _CALLBACKS[module]
+            made = _load(f"{module}.callbacks", None if self.is_local else sys.modules[module].__file__,
+                         lambda: [unit.Export(c.symbol, c.core, (k.INT,) * len(c.foreign[1]), c.foreign) for c in group])
             for c in group:
-                c.found = made[f"{module}.{c.core.__name__}.callback"][0]
+                c.found = made[c.symbol][0]
         return self.found
 
 
@@ -250,7 +264,7 @@ def callback(result, *arguments):
     """Decorator: types by name ("i64", "i32", "u32", "u8", result also "void"); in the function all are integers."""
     def decorate(function):
         made = Callback(function, result, arguments)
-        if function.__closure__ is None:
+        if not made.is_local:
             _CALLBACKS.setdefault(function.__module__, []).append(made)
         return made
     return decorate

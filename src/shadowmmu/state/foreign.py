@@ -3,7 +3,7 @@
 
     @callback("void", "i64", "u32", "i64")     an address for C code; in the function every argument is an integer
     @native                                    a helper of such functions
-    load8(address) ... store64(address, value), call1(function, a) ... call4(function, a, b, c, d)
+    load8(address) ... store64(address, value), call1(function, a) ... call7(function, a, b, c, d, e, f, g)
 
 The engine calls such functions from C, sometimes with a `longjmp` still to come over them, so they hold no CPython
 frame, and everything they know arrives as integers.
@@ -61,7 +61,7 @@ class _Pointed:
 
 load8, load16, load32, load64 = (_loader(bits) for bits in (8, 16, 32, 64))
 store8, store16, store32, store64 = (_storer(bits) for bits in (8, 16, 32, 64))
-call1, call2, call3, call4 = (_caller(count) for count in (1, 2, 3, 4))
+call1, call2, call3, call4, call6, call7 = (_caller(count) for count in (1, 2, 3, 4, 6, 7))
 
-__all__ = ["call1", "call2", "call3", "call4", "callback", "load16", "load32", "load64", "load8", "native", "store16",
-           "store32", "store64", "store8"]
+__all__ = ["call1", "call2", "call3", "call4", "call6", "call7", "callback", "load16", "load32", "load64", "load8",
+           "native", "store16", "store32", "store64", "store8"]

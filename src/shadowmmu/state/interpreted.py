@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Interpreted storage: the same bytes as the compiled one, reached through plain Python objects.
 
-Needs neither numba nor numpy.  pdb, coverage and tracebacks work line by line; an index outside its table raises
+Needs no compiler.  pdb, coverage and tracebacks work line by line; an index outside its table raises
 IndexError at the line that computed it.  A record object is a pair (64-bit view of the buffer, first word).
 """
 
@@ -181,6 +181,16 @@ fault = _accessor("faults", "FAULT")
 def sync_vector(vm):
     """The one vector of gathered unsync pages."""
     return _CLASSES["SYNC"](vm.view, vm.sync >> 3)
+
+
+def tdp_iter(vm):
+    """The iterator over trees of the TDP MMU."""
+    return _CLASSES["TDP_ITER"](vm.view, vm.iter >> 3)
+
+
+def hw_walk(vm):
+    """The record of the hardware's two-dimensional walk."""
+    return _CLASSES["HW_WALK"](vm.view, vm.hw_walk >> 3)
 
 
 def rules(vm):

@@ -2,9 +2,17 @@
 """Which of the two storages this process uses, and what both need."""
 
 import os
+from typing import Protocol
 
-#: True: compiled by numba.  False (`SHADOWMMU_JIT=0`): interpreted.
+#: True: compiled (`native`).  False (`SHADOWMMU_JIT=0`): interpreted.
 JIT = os.environ.get("SHADOWMMU_JIT", "1") != "0"
 
-#: Annotation of an entry point's parameter: a table of 64-bit words from outside (numpy, array, ctypes), not an integer.
-Array = "Array"
+
+class Array(Protocol):
+    """Annotation of an entry point's parameter: a table of 64-bit words from outside (numpy, array, ctypes)."""
+
+    def __getitem__(self, index: int) -> int: ...
+
+    def __setitem__(self, index: int, value: int) -> None: ...
+
+    def __len__(self) -> int: ...

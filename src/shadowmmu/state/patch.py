@@ -8,13 +8,14 @@
 
     SHADOWMMU_PATCH=change.py shadowmmu run        or        shadowmmu run --patch change.py
 
-A replacement lives in the module of the function it replaces: it may use that module's names, and callers in other
-modules get it, because the core calls across modules as `module.function(...)`.  The text of the file is part of the
-key of the cache folder, so patched and unpatched code never mix.
+A replacement lives in the module of the function it replaces: it may use that module's names and `state`, and callers in other
+modules get it, because the core calls across modules as `module.function(...)`.  What the file changes is part of
+the key of the cache, so patched and unpatched code never mix.
 """
 
 import ast
 import os
+import sys
 
 PACKAGE = __name__.split(".", 1)[0]
 
@@ -24,17 +25,20 @@ class PatchError(Exception):
 
 
 class Patch:
-    """What a patch file replaces.  Problems are kept for `check`: this runs while the core is being imported."""
+    """What the patch files (separated like the folders of PATH) replace.  `text`: their code, comments and docstrings left
+    out.  Problems are kept for `check`: this runs while the core is being imported."""
 
     def __init__(self, path):
         self.path, self.text, self.problem = path, "", None
         self.functions, self.applied = {}, set()
-        if not path:
-            return
+        for name in path.split(os.pathsep) if path else ():
+            self._open(name)
+        self.text = "\n".join(ast.unparse(node) for node in self.functions.values())
+
+    def _open(self, path):
         try:
             with open(path, encoding="utf-8") as file:
-                self.text = file.read()
-            tree = ast.parse(self.text, path)
+                tree = ast.parse(file.read(), path)
         except OSError as error:
             self.problem = f"{path}: {error.strerror}"
         except SyntaxError as error:
@@ -43,11 +47,12 @@ class Patch:
             self.problem = f"{path}: {error}"
         else:
             for node in tree.body:
-                self._read(node)
+                self._read(path, node)
 
-    def _read(self, node):
+    def _read(self, path, node):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring
+        node.path = path
         target = _target(node)
         if target is None:
             self._complain(node, 'only functions marked @replaces("room.module.function") may stand here')
@@ -58,7 +63,7 @@ class Patch:
             self.functions[target] = node
 
     def _complain(self, node, text):
-        self.problem = self.problem or f"{self.path}:{node.lineno}: {text}"
+        self.problem = self.problem or f"{node.path}:{node.lineno}: {text}"
 
     def apply(self, function):
         """The replacement of a core function, or the function itself."""
@@ -72,8 +77,10 @@ class Patch:
             self._complain(node, f"{target} takes ({', '.join(expected)})")
             return function
         self.applied.add(target)
+        # the module may not need the room's name itself
+        function.__globals__.setdefault("state", sys.modules[__package__])
         made: dict = {}
-        exec(compile(ast.Module([node], []), self.path, "exec"), function.__globals__, made)
+        exec(compile(ast.Module([node], []), node.path, "exec"), function.__globals__, made)
         replacement = made[node.name]
         replacement._core_node = node, self.path
         replacement.__defaults__ = replacement.__defaults__ or function.__defaults__

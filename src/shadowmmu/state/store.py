@@ -75,8 +75,11 @@ def plan(config, rules_words):
         ("spt", frames * table_bytes, PAGE if table_bytes >= PAGE else 8),
         ("ram", (c.memory_pages + c.spare_pages) * page_bytes, PAGE if page_bytes >= PAGE else 8),
         ("end", 0, 8),
-        ("walkers", c.vcpus * 2 * _WORDS["WALKER"] * 8, 8), ("faults", c.vcpus * 2 * _WORDS["FAULT"] * 8, 8),
-        ("sync", _WORDS["SYNC"] * 8, 8), ("events", 8 * (2 + c.events * layout.EVENT_WORDS), 8),
+        ("walkers", c.vcpus * layout.WALKERS_PER_VCPU * _WORDS["WALKER"] * 8, 8),
+        ("faults", c.vcpus * 2 * _WORDS["FAULT"] * 8, 8),
+        ("sync", _WORDS["SYNC"] * 8, 8), ("iter", _WORDS["TDP_ITER"] * 8, 8),
+        ("hw_walk", _WORDS["HW_WALK"] * 8, 8),
+        ("events", 8 * (2 + c.events * layout.EVENT_WORDS), 8),
     ]
     at, tables = 0, {}
     for name, length, align in sizes:
@@ -133,10 +136,11 @@ class Store:
                 n_meta2=_large(c, 1), n_meta3=_large(c, 2), n_hash=c.hash_buckets,
                 n_ram=c.memory_pages + c.spare_pages, n_hva=c.memory_pages, special_frames=special,
                 scaled=int(c.page_shift != 12), ram_pfn=c.ram_pfn, shadow_pfn=c.shadow_pfn, n_free_ram=c.spare_pages,
-                n_free_pages=c.shadow_pages, desc_free=-1, desc_next=0, nx_head=-1, event_capacity=c.events).items():
+                n_free_pages=c.shadow_pages, desc_free=-1, desc_next=0, nx_head=-1, nx_tail=-1,
+                event_capacity=c.events).items():
             put(name, value)
         put("mmio_generation", 1, 1)
-        for i in range(3):
+        for i in range(layout.HEADER["list_head"]):
             put("list_head", -1, i)
             put("list_tail", -1, i)
         self._fill("hash", [-1] * c.hash_buckets)

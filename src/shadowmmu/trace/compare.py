@@ -55,6 +55,7 @@ class Report:
 
     guest: str
     kernel: str
+    mode: str = ""
     events_total: int = 0
     events_equal: int = 0
     states_total: int = 0
@@ -81,7 +82,7 @@ class Report:
 def compare_run(run_dir, result):
     """Compare a recorded run with `result` (a RunResult).  Returns a Report; TraceError if RUN_DIR is unreadable."""
     run = run_dir if isinstance(run_dir, RecordedRun) else RecordedRun(run_dir)
-    report = Report(run.guest, run.kernel)
+    report = Report(run.guest, run.kernel, run.mode)
     touched = Counter()
     lines, events_touched = run.events()
     touched.update(events_touched)

@@ -43,9 +43,6 @@ _FIELD_OF = {
 }
 _FIELD_OF["kvm_nested_vmexit"] = _FIELD_OF["kvm_exit"]
 _ARGUMENTS = dict(event_table.EVENTS.values())
-_ARGUMENTS["kvm_nested_vmexit"] = _ARGUMENTS["kvm_exit"]
-_ARGUMENTS["kvm_invlpga"] = ("rip", "asid", "address")
-_EXTRA = EXTRA | {"kvm_nested_vmexit": EXTRA["kvm_exit"]}
 _U64 = (1 << 64) - 1
 
 
@@ -313,7 +310,7 @@ class _Printer:
             if field not in present and argument not in (*_DERIVED.get(self.name, ()), *_SINCE_7_2.get(self.name, ())):
                 return None
             plan.append(field)
-        return plan + [renamed.get(argument, argument) for argument in _EXTRA.get(self.name, ())]
+        return plan + [renamed.get(argument, argument) for argument in EXTRA.get(self.name, ())]
 
     def bodies(self, rows):
         """Texts of an array of structures."""

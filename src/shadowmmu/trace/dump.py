@@ -127,18 +127,13 @@ class ShadowPage:
 
 
 @dataclass
-class StateDump:
-    """Everything that a recorded dump has, as integers of the running model.
+class MmuState:
+    """One struct kvm_mmu of ours.
 
     root, prev     current root and cached roots
     cpu_role, ext  base word and extended word of mmu->cpu_role; root_role  its root_role
-    pae_root       the four entries, or () when the MMU has none
-    cr0 .. efer    guest registers
-    gen, n_used, n_max, indirect   of kvm->arch
-    pages          shadow pages in the order of active_mmu_pages
-    guest_frames   pfn -> gfn of guest memory
-    nonpresent     value of an empty spte besides 0
-    kernel         layout of the role words: None is ours (`mmu.roles`), else a kernel's
+    tables         entries of its special roots: (name as in the dump, value)
+    current        vcpu->arch.mmu points to it
     """
 
     root: Root
@@ -146,17 +141,36 @@ class StateDump:
     cpu_role: int
     ext: int
     root_role: int
-    cr0: int
-    cr3: int
-    cr4: int
-    efer: int
+    tables: list = field(default_factory=list)
+    name: str = "root_mmu"
+    current: bool = True
+
+
+@dataclass
+class StateDump:
+    """Everything that a recorded dump has, as integers of the running model.
+
+    contexts       the MMUs of the vCPU (`MmuState`)
+    registers      guest registers as the line MODE names them
+    gen, n_used, n_max, indirect   of kvm->arch
+    pages          shadow pages in the order of active_mmu_pages
+    guest_frames   pfn -> gfn of guest memory
+    tdp_pages      tables of the TDP MMU, depth first from each root
+    walk           (name of walk_mmu, cpu_role and ext of nested_mmu), or None in the layout for a single MMU
+    nonpresent     value of an empty spte besides 0
+    kernel         layout of the role words: None is ours (`mmu.roles`), else a kernel's
+    """
+
+    contexts: list
+    registers: dict
     gen: int
     n_used: int
     n_max: int
     indirect: int
     pages: list
     guest_frames: dict
-    pae_root: tuple = ()
+    tdp_pages: list = field(default_factory=list)
+    walk: tuple | None = None
     nonpresent: int = 0
     kernel: str | None = None
 
@@ -170,24 +184,33 @@ class StateDump:
                 words[role] = role if self.kernel else layouts.role_to_kernel(role, kernel)
             return words[role]
 
-        for page in self.pages:
+        def cpu_role(base, ext):
+            return word(base) | (ext if self.kernel else layouts.ext_to_kernel(ext, kernel, base)) << 32
+
+        for page in (*self.pages, *self.tdp_pages):
             frames[page.frame] = f"P{page.gfn:x}/{word(page.role):x}"
         name = _frame_namer(frames, self.guest_frames)
         empty = {0, self.nonpresent & _U64}
-        ext = self.ext if self.kernel else layouts.ext_to_kernel(self.ext, kernel, self.cpu_role)
-        context = Context(
-            root=_root_text(self.root.hpa, frames), pgd=self.root.pgd & _U64,
-            cpu_role=word(self.cpu_role) | ext << 32, root_role=word(self.root_role),
-            prev=[(_root_text(r.hpa, frames), r.pgd & _U64) for r in self.prev],
-            tables=[(f"PAEROOT{i}", spte_text(v, name)) for i, v in enumerate(self.pae_root)])
-        pages = [Page(page.gfn, word(page.role), page.unsync, page.gen, page.root_count, page.unsync_children,
-                      page.write_flooding, str(page.parents),
-                      {i: spte_text(v, name) for i, v in page.sptes.items() if v & _U64 not in empty})
-                 for page in self.pages]
-        registers = {"cr0": self.cr0, "cr3": self.cr3, "cr4": self.cr4, "efer": self.efer}
-        return NormalDump([context], {key: value & _U64 for key, value in registers.items()},
+
+        def context(mmu):
+            return Context(
+                root=_root_text(mmu.root.hpa, frames), pgd=mmu.root.pgd & _U64,
+                cpu_role=cpu_role(mmu.cpu_role, mmu.ext), root_role=word(mmu.root_role),
+                prev=[(_root_text(r.hpa, frames), r.pgd & _U64) for r in mmu.prev],
+                tables=[(label, spte_text(value, name)) for label, value in mmu.tables], name=mmu.name,
+                current=mmu.current)
+
+        def listed(page, kind):
+            return Page(page.gfn, word(page.role), page.unsync, page.gen, page.root_count, page.unsync_children,
+                        page.write_flooding, str(page.parents),
+                        {i: spte_text(v, name) for i, v in page.sptes.items() if v & _U64 not in empty}, kind)
+
+        walk = f"{self.walk[0]} nested_mmu cpu_role {cpu_role(*self.walk[1:]):x}" if self.walk else ""
+        return NormalDump([context(mmu) for mmu in self.contexts],
+                          {key: value & _U64 for key, value in self.registers.items()},
                           {"gen": self.gen, "n_used": self.n_used, "n_max": self.n_max, "indirect": self.indirect},
-                          pages)
+                          [listed(page, "SP") for page in self.pages] + [listed(page, "TSP") for page in self.tdp_pages],
+                          walk, self.walk is not None)
 
 
 def _frame_namer(shadow, guest):

@@ -135,13 +135,12 @@ def access_from_kernel(access, kernel):
 def role_to_kernel(role, kernel):
     """Our role word as `kernel` lays it out; fields that the kernel lacks are left out.
 
-    0, the role of an MMU that was never used, stays 0.
+    The role of an MMU that was never used has no level and no access, not even 7.2's bit for reading.
     """
-    if not role:
-        return 0
     layout = layout_of(kernel)
     fields = OURS.unpack(role)
-    fields["access"] = access_to_kernel(fields["access"], layout)
+    if fields["level"] or fields["access"]:
+        fields["access"] = access_to_kernel(fields["access"], layout)
     return layout.pack(fields)
 
 

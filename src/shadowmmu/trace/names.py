@@ -86,3 +86,25 @@ def flags(table, value):
     if value:
         parts.append(f"0x{value:x}")
     return "|".join(parts)
+
+
+#: What kvm_nested_vmenter_failed says, by the number of the check (nested_svm).
+NESTED_CHECKS = (
+    "!(save->efer & EFER_SVME)",
+    "(save->cr0 & X86_CR0_CD) == 0 && (save->cr0 & X86_CR0_NW)",
+    "save->cr0 & ~0xffffffffULL",
+    "!kvm_dr6_valid(save->dr6)",
+    "!kvm_dr7_valid(save->dr7)",
+    "!(save->cr4 & X86_CR4_PAE)",
+    "!(save->cr0 & X86_CR0_PE)",
+    "!kvm_vcpu_is_legal_cr3(vcpu, save->cr3)",
+    "!__kvm_is_valid_cr4(vcpu, save->cr4)",
+    "!kvm_valid_efer(vcpu, save->efer)",
+    "!vmcb12_is_intercept(control, INTERCEPT_VMRUN)",
+    "control->asid == 0",
+    "(control->nested_ctl & SVM_NESTED_CTL_NP_ENABLE) && !npt_enabled",
+    "!nested_svm_check_bitmap_pa(vcpu, control->msrpm_base_pa, MSRPM_SIZE)",
+    "!nested_svm_check_bitmap_pa(vcpu, control->iopm_base_pa, IOPM_SIZE)",
+    "!kvm_vcpu_is_legal_cr3(vcpu, cr3)",
+    "!load_pdptrs(vcpu, cr3)",
+)

@@ -26,6 +26,10 @@ def _hex(text):
     return int(text, 16)
 
 
+def _yes(text):
+    return int(text == "y")
+
+
 def _pattern(pattern, **convert):
     """(compiled pattern, names, converters): one group for each name, in order."""
     return re.compile(pattern), tuple(convert), tuple(convert.values())
@@ -84,6 +88,18 @@ PATTERNS = {
     "tracing_mark_write": [_pattern(r"(.*)", text=str)],
     "print": [_pattern(rf"(?:{_X}|\w+): (.*)", place=str, text=str), _pattern(r"(.*)", text=str)],
     "kvm_invlpga": [_pattern(rf"rip: {_X} asid: (\d+) address: {_X}", rip=_hex, asid=int, address=_hex)],
+    "kvm_nested_vmenter": [_pattern(
+        rf"rip: {_X} vmc[bs]: {_X} nested_rip: {_X} int_ctl: {_X} event_inj: {_X} nested_(?:npt|ept)=([yn]) \w+: {_X}",
+        rip=_hex, vmcb=_hex, nested_rip=_hex, int_ctl=_hex, event_inj=_hex, tdp_enabled=_yes, guest_pgd=_hex)],
+    "kvm_nested_intercepts": [_pattern(
+        rf"cr_read: {_H} cr_write: {_H} excp: {_H} intercepts: {_H} {_H} {_H}",
+        cr_read=_hex, cr_write=_hex, exceptions=_hex, intercept1=_hex, intercept2=_hex, intercept3=_hex)],
+    "kvm_nested_vmexit_inject": [_pattern(
+        rf"reason: (.+?) ext_inf1: {_X} ext_inf2: {_X} ext_int: {_X} ext_int_err: {_X}",
+        reason=str, info1=_hex, info2=_hex, int_info=_hex, int_error=_hex)],
+    "kvm_nested_vmenter_failed": [_pattern(r"(.*)", check=str)],
+    "kvm_nested_intr_vmexit": [_pattern(rf"rip: {_X}", rip=_hex)],
+    "kvm_hypercall": [_pattern(rf"nr {_X} a0 {_X} a1 {_X} a2 {_X} a3 {_X}", nr=_hex, a0=_hex, a1=_hex, a2=_hex, a3=_hex)],
 }
 PATTERNS["kvm_nested_vmexit"] = PATTERNS["kvm_exit"]
 

@@ -45,6 +45,8 @@ _MMIO_MARK = 1 << 51
 #: Fields after those of `EVENTS`, which only recorded events have.
 EXTRA = {
     "kvm_exit": ("intr_info", "intr_error", "requests", "isa"),
+    "kvm_nested_vmexit": ("intr_info", "intr_error", "requests", "isa"),
+    "kvm_nested_vmenter": ("isa",), "kvm_nested_vmexit_inject": ("isa",),
     "kvm_userspace_exit": ("errno",),
     "kvm_mmu_set_spte": ("letters", "r", "x", "u"),
 }
@@ -60,11 +62,12 @@ class _Style:
     exits: dict = field(default_factory=lambda: names.SVM_EXITS)
     vmx_exits: dict = field(default_factory=lambda: names.VMX_EXITS)
     wide: bool = False                 # 7.2: access of spte_requested, intr_info at entry, requests at exit
+    narrow_fault: bool = False         # fast_page_fault keeps 32 bits of the error code
 
 
 _STYLES = {
-    "5.15": _Style(),
-    "6.1": _Style(),
+    "5.15": _Style(narrow_fault=True),
+    "6.1": _Style(narrow_fault=True),
     "6.12": _Style(),
     "7.2": _Style(names.PFERR_7_2, names.VECTORS_7_2, names.SVM_EXITS_7_2, names.VMX_EXITS_7_2, True),
 }
@@ -111,8 +114,9 @@ class Formatter:
         self.recorded = recorded
         self._roles = {}
         self._bodies = {name: getattr(self, f"_{name}") for name, _fields in events.EVENTS.values()}
-        self._bodies["kvm_nested_vmexit"] = self._kvm_exit
-        self._bodies["kvm_invlpga"] = self._kvm_invlpga
+        if recorded:
+            # the kernel's event has a text where ours has a number
+            del self._bodies["kvm_nested_vmenter_failed"]
         self._normalised = False
 
     def raw(self, row):
@@ -197,6 +201,8 @@ class Formatter:
 
     def _fast_page_fault(self, a):
         vcpu, gva, code, sptep, old, new, spurious, fixed = a[:8]
+        if self.style.narrow_fault:
+            code &= _U32
         old_text = self._spte(old) if self._normalised else f"0x{old:x}" if old else "0"
         return (f"vcpu {vcpu} gva {gva:x} error_code {names.flags(self.style.pferr, code)} "
                 f"sptep {self._pointer(sptep)} old {old_text} new {self._spte(new)} spurious {spurious} fixed {fixed}")
@@ -289,6 +295,32 @@ class Formatter:
 
     def _kvm_cr(self, a):
         return f"cr_{'write' if a[0] else 'read'} {a[1]:x} = 0x{a[2]:x}"
+
+    _kvm_nested_vmexit = _kvm_exit
+
+    def _kvm_nested_vmenter(self, a):
+        vmx = self.recorded and a[7] == _ISA_VMX
+        pgd = "guest_cr3" if not a[5] else "nested_eptp" if vmx else "nested_cr3"
+        return (f"rip: 0x{a[0]:016x} {'vmcs' if vmx else 'vmcb'}: 0x{a[1]:016x} nested_rip: 0x{a[2]:016x} "
+                f"int_ctl: 0x{a[3]:08x} event_inj: 0x{a[4]:08x} nested_{'ept' if vmx else 'npt'}="
+                f"{'y' if a[5] else 'n'} {pgd}: 0x{a[6]:016x}")
+
+    def _kvm_nested_intercepts(self, a):
+        return (f"cr_read: {a[0]:04x} cr_write: {a[1]:04x} excp: {a[2]:08x} "
+                f"intercepts: {a[3]:08x} {a[4]:08x} {a[5]:08x}")
+
+    def _kvm_nested_vmexit_inject(self, a):
+        return (f"reason: {self._reason(a[0] & _U32, a[5])} ext_inf1: 0x{a[1]:016x} ext_inf2: 0x{a[2]:016x} "
+                f"ext_int: 0x{a[3]:08x} ext_int_err: 0x{a[4]:08x}")
+
+    def _kvm_nested_vmenter_failed(self, a):
+        return names.NESTED_CHECKS[a[0]]
+
+    def _kvm_hypercall(self, a):
+        return f"nr 0x{a[0]:x} a0 0x{a[1]:x} a1 0x{a[2]:x} a2 0x{a[3]:x} a3 0x{a[4]:x}"
+
+    def _kvm_nested_intr_vmexit(self, a):
+        return f"rip: 0x{a[0]:016x}"
 
     def _kvm_invlpga(self, a):
         return f"rip: 0x{a[0]:016x} asid: {a[1]} address: 0x{a[2]:016x}"

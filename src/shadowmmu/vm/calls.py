@@ -5,9 +5,9 @@ Compiled, the handle is an address; interpreted, it is the state itself (`state.
 """
 
 from .. import state
-from ..mmu import contexts, dirty, flush, geometry, host, inject, roots, walk, writes, zap
+from ..mmu import contexts, dirty, ept, flush, geometry, host, inject, memslots, roles, roots, tdp_mmu, walk, writes, zap
 from ..state import core, entry_point
-from . import emulation, entry, exits, invalidation, operations, registers
+from . import emulation, entry, exits, invalidation, nested_guest, operations, registers
 
 
 @entry_point
@@ -16,10 +16,16 @@ def create_vcpu(handle, v):
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, v)
     vcpu.id = v
+    vcpu.tdp_level = roles.TDP_LEVEL
+    # VMX capabilities of the host: EPT A/D bits, execute-only, 1G pages
+    vcpu.ept_ad = 1
+    vcpu.ept_execonly = 1
+    vcpu.ept_huge_level = 3
     vcpu.mmu = v * 3
     vcpu.walk_mmu = v * 3
     for c in range(v * 3, v * 3 + 3):
         ctx = state.context(vm, c)
+        ctx.id = c - v * 3
         ctx.root_hpa = roots.INVALID_PAGE
         for i in range(3):
             ctx.prev_hpa[i] = roots.INVALID_PAGE
@@ -99,7 +105,13 @@ def hardware_registers(handle, v):
     """CR0, CR4, EFER that the CPU really runs with."""
     vm = state.attach(handle)
     vcpu = state.vcpu(vm, v)
-    return registers.hardware_cr0(vcpu), registers.hardware_cr4(vcpu), registers.hardware_efer(vcpu)
+    return registers.hardware_cr0(vm, vcpu), registers.hardware_cr4(vm, vcpu), registers.hardware_efer(vm, vcpu)
+
+
+@entry_point
+def guest_loaded(handle, v, cr0, cr3):
+    vm = state.attach(handle)
+    registers.guest_loaded(vm, state.vcpu(vm, v), cr0, cr3)
 
 
 @entry_point
@@ -193,9 +205,57 @@ def queue_exception(handle, v, vector, has_error, error):
 
 
 @entry_point
-def emulated_page_fault(handle, v, error, address):
+def emulated_page_fault(handle, v, error, address, of_nested_table):
     vm = state.attach(handle)
-    inject.emulated_page_fault(vm, state.vcpu(vm, v), error, address)
+    inject.emulated_page_fault(vm, state.vcpu(vm, v), error, address, of_nested_table)
+
+
+@entry_point
+def enter_nested_svm(handle, v, cr0, cr3, cr4, efer, npt, nested_cr3):
+    vm = state.attach(handle)
+    return nested_guest.enter_svm(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer, npt, nested_cr3)
+
+
+@entry_point
+def leave_nested_svm(handle, v, cr0, cr3, cr4, efer):
+    vm = state.attach(handle)
+    return nested_guest.leave_svm(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
+
+
+@entry_point
+def enter_nested_vmx(handle, v, cr0, cr3, cr4, efer, vpid, use_ept, eptp):
+    vm = state.attach(handle)
+    return nested_guest.enter_vmx(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer, vpid, use_ept, eptp)
+
+
+@entry_point
+def leave_nested_vmx(handle, v, cr0, cr3, cr4, efer):
+    vm = state.attach(handle)
+    return nested_guest.leave_vmx(vm, state.vcpu(vm, v), cr0, cr3, cr4, efer)
+
+
+@entry_point
+def switch_eptp(handle, v, eptp):
+    vm = state.attach(handle)
+    return nested_guest.switch_eptp(vm, state.vcpu(vm, v), eptp)
+
+
+@entry_point
+def invept(handle, v, every, eptp):
+    vm = state.attach(handle)
+    ept.invept(vm, state.vcpu(vm, v), every, eptp)
+
+
+@entry_point
+def invvpid(handle, v, one_address, gva):
+    vm = state.attach(handle)
+    nested_guest.invvpid(vm, state.vcpu(vm, v), one_address, gva)
+
+
+@entry_point
+def mark_page_dirty(handle, v, gpa):
+    vm = state.attach(handle)
+    memslots.mark_page_dirty(vm, state.vcpu(vm, v), gpa >> vm.page_shift)
 
 
 @entry_point
@@ -235,6 +295,11 @@ def age_memslot(handle, as_id, slot_id, start, end, test_only):
 
 
 @entry_point
+def recover_nx_huge_pages(handle, ratio):
+    return zap.recover_nx_huge_pages(state.attach(handle), ratio)
+
+
+@entry_point
 def set_nr_mmu_pages(handle, n):
     return dirty.set_nr_mmu_pages(state.attach(handle), n)
 
@@ -251,6 +316,9 @@ def destroy(handle):
     zap.zap_all(vm)
     for v in range(vm.n_vcpus):
         contexts.unload(vm, state.vcpu(vm, v))
+    # kvm_mmu_uninit_tdp_mmu
+    tdp_mmu.invalidate_all_roots(vm)
+    tdp_mmu.zap_invalidated_roots(vm)
 
 
 @entry_point

@@ -5,11 +5,12 @@
     -> TLB_FLUSH_GUEST -> (triple fault?) -> event injection -> kvm_mmu_reload
 """
 
-from ..mmu import counters, events, flush, roots
+from .. import state
+from ..mmu import counters, events, flush, inject, roots
 from ..state import core
 from ..x86.bits import BP, DB, DF, MC, NMI, OF
 
-ENTER, SHUTDOWN = 0, 1
+ENTER, SHUTDOWN, NESTED_EXIT = 0, 1, 2
 
 
 @core
@@ -23,10 +24,11 @@ def take(vcpu, request):
 
 @core
 def flush_tlb_guest(vm, vcpu):
-    """kvm_vcpu_flush_tlb_guest with shadow paging: the guest's TLB is emptied, so all its tables must be in order."""
+    """kvm_vcpu_flush_tlb_guest: the guest's TLB is emptied; with shadow paging, all its tables must be in order."""
     vcpu.stat[counters.TLB_FLUSH] += 1
-    roots.sync_roots(vm, vcpu)
-    roots.sync_prev_roots(vm, vcpu)
+    if not state.rules(vm).tdp_enabled:
+        roots.sync_roots(vm, vcpu)
+        roots.sync_prev_roots(vm, vcpu)
     flush.tlb_hardware(vcpu)
 
 
@@ -48,6 +50,10 @@ def serve_requests(vm, vcpu):
     if take(vcpu, flush.REQ_TLB_FLUSH_GUEST):
         flush_tlb_guest(vm, vcpu)
     if take(vcpu, flush.REQ_TRIPLE_FAULT):
+        if vcpu.guest_mode and vcpu.nested_shutdown:
+            # nested_svm_triple_fault
+            vcpu.vmexit_pending = inject.SHUTDOWN_VMEXIT
+            return ENTER
         return SHUTDOWN
     return ENTER
 
@@ -80,16 +86,24 @@ def event_injection(vcpu):
 
 @core
 def enter(vm, vcpu):
-    """vcpu_enter_guest up to VMRUN: ENTER, SHUTDOWN, or a negative errno when no root could be made.
+    """vcpu_enter_guest up to VMRUN: ENTER, SHUTDOWN, or a negative errno when no root could be made.  NESTED_EXIT: L2
+    must leave for L1 first (`vcpu.vmexit_pending` says why), then enter again.
 
     A request that reload raised is served at once here; the kernel cancels the entry and comes back for it.
     """
     while True:
+        if vcpu.vmexit_pending == inject.TABLE_FAULT_VMEXIT:
+            return NESTED_EXIT
         result = serve_requests(vm, vcpu)
         if result != ENTER:
             return result
+        if vcpu.vmexit_pending:
+            return NESTED_EXIT
         inject_pending(vm, vcpu)
         result = roots.reload(vm, vcpu)
+        if result == roots.ENO_ROOT and vcpu.requests & flush.REQ_TRIPLE_FAULT:
+            # a root without memory before 0e3223d8d00a
+            continue
         if result != roots.OK:
             return result
         if vcpu.requests == 0:

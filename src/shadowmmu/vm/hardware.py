@@ -13,6 +13,7 @@ from ..state import core
 from ..x86.bits import (
     CR4_SMAP,
     CR4_SMEP,
+    EFER_NX,
     NX,
     PFERR_FETCH,
     PFERR_PRESENT,
@@ -38,7 +39,7 @@ def permission_error(vcpu, w, u, nx, access):
         return True
     if access & PFERR_USER:
         return not u
-    cr4 = registers.hardware_cr4(vcpu)
+    cr4 = registers.shadow_cr4(vcpu)
     if u and access & PFERR_FETCH and cr4 & CR4_SMEP:
         return True
     return u and not access & PFERR_FETCH and cr4 & CR4_SMAP != 0 and not vcpu.ac
@@ -77,6 +78,9 @@ def translate(vm, vcpu, gva, access):
         geometry.write_spte(vm, sptep, spte | PT_ACCESSED)
         frame = geometry.entry_frame(spte)
         level -= 1
+    if nx and not registers.hardware_efer(vm, vcpu) & EFER_NX:
+        # bit 63 is reserved then
+        return -1 - (error | PFERR_RSVD | PFERR_PRESENT)
     if permission_error(vcpu, w, u, nx, access):
         return -1 - (error | PFERR_PRESENT)
     geometry.write_spte(vm, sptep, spte | PT_ACCESSED | (PT_DIRTY if access & PFERR_WRITE else 0))

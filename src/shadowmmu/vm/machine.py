@@ -16,32 +16,19 @@ from dataclasses import dataclass
 
 from .. import rules as rule_sets
 from ..mmu import counters, events, flush, memslots, roles, warn
+from ..mmu.sptes import MMU_PRESENT
 from ..rules.fields import FIELDS
 from ..state import JIT, PATCH, interpreted, layout
 from ..state.store import Config, Store
-from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER
+from ..x86.bits import CR0_ET, CR4_DEFINED, CR4_PCIDE, EFER_DEFINED, EFER_LMSLE, EFER_SVME, PFERR_FETCH, PFERR_USER, PT_PAGE_SIZE
 from . import calls, operations
+from .errors import GuestFault, VmError
+from .guest_hypervisor import nested_exit
+from .numbers import U64, signed
 
-U64 = (1 << 64) - 1
-
-
-class VmError(Exception):
-    """The VM cannot do what was asked; the message says what and why."""
-
-
-class GuestFault(Exception):
-    """A guest access raised an exception: `vector`, `error_code` (or None), `address` (CR2 for #PF)."""
-
-    def __init__(self, vector, error_code, address):
-        self.vector, self.error_code, self.address = vector, error_code, address
-        code = "" if error_code is None else f" error code {error_code:#x}"
-        super().__init__(f"guest exception, vector {vector}{code} at {address:#x}")
-
-
-def signed(value):
-    """A 64-bit register value as the core's signed word."""
-    value &= U64
-    return value - (1 << 64) if value >> 63 else value
+#: Names of MMUs -> the module parameters that choose them.
+MMUS = {"shadow": {"tdp_enabled": 0, "tdp_mmu_enabled": 0}, "tdp": {"tdp_enabled": 1, "tdp_mmu_enabled": 1},
+        "tdp-legacy": {"tdp_enabled": 1, "tdp_mmu_enabled": 0}}
 
 
 @dataclass(frozen=True)
@@ -229,6 +216,8 @@ class Vcpu:
 
     def _outcome(self, result):
         r = self.record
+        if result == operations.NESTED_EXIT:
+            raise nested_exit(self)
         if result == operations.FAULTED:
             r.exception_pending = 0
             has_error = r.exception_has_error
@@ -285,7 +274,7 @@ class Vcpu:
     @property
     def other_walker(self):
         """The walker of translations that are not page faults; after a failed one, its fault."""
-        return interpreted.walker(self.vm.view, 2 * self.index + 1)
+        return interpreted.walker(self.vm.view, layout.WALKERS_PER_VCPU * self.index + 1)
 
     @property
     def root(self):
@@ -314,12 +303,16 @@ class Vm:
     """A virtual machine.
 
     memory: bytes of guest RAM in one memslot at gpa 0 (0: none; add slots yourself).  rules: name in `RULES`, or a
-    dict of rule fields.  vcpus: number.  config: a `Config` for other sizes or another geometry.  events: which events
-    are recorded (mask of `events`), drained by `drain_events`.
+    dict of rule fields.  mmu: "shadow", "tdp" (two-dimensional paging, TDP MMU) or "tdp-legacy" (two-dimensional paging
+    with the direct MMU of kvm.tdp_mmu=N).  vcpus: number.  config: a `Config` for other sizes or another geometry.
+    record: which events are recorded (mask of `mmu.events`), drained by `drain_events`.
     """
 
-    def __init__(self, memory=16 << 20, *, rules=rule_sets.DEFAULT, vcpus=1, config=None, record=events.ALL):
+    def __init__(self, memory=16 << 20, *, rules=rule_sets.DEFAULT, mmu="shadow", vcpus=1, config=None,
+                 record=events.ALL):
         PATCH.check()
+        if mmu not in MMUS:
+            raise VmError(f"no MMU named {mmu!r}; there are: {', '.join(MMUS)}")
         if isinstance(rules, str):
             if rules not in rule_sets.RULES:
                 raise VmError(f"no rules named {rules!r}; there are: {', '.join(rule_sets.RULES)}")
@@ -333,7 +326,7 @@ class Vm:
         self.store = Store(self.config, len(FIELDS))
         self.view, self.handle = self.store.view, self.store.vm
         self.page_size = page_size
-        rule_sets.load(interpreted.rules(self.view), values)
+        rule_sets.load(interpreted.rules(self.view), {**values, **MMUS[mmu]})
         self.view.event_mask = record
         self.vcpus = [Vcpu(self, i) for i in range(self.config.vcpus)]
         if memory:
@@ -453,8 +446,27 @@ class Vm:
         empty = interpreted.rules(self.view).nonpresent_spte
         entries = {k: spt[first + k] & U64 for k in range(1 << self.view.level_bits) if spt[first + k] != empty}
         return ShadowPage(i, sp.gfn, sp.role, bool(sp.unsync), sp.unsync_children, sp.root_count, sp.mmu_valid_gen,
-                          sp.write_flooding_count, self._count(sp.parent_ptes), bool(sp.parent_ptes & 1),
+                          sp.write_flooding_count, int(sp.ptep >= 0) if sp.tdp_mmu_page else self._count(sp.parent_ptes),
+                          bool(sp.parent_ptes & 1),
                           self.view.shadow_pfn + self.view.special_frames + i, entries)
+
+    @property
+    def tdp_pages(self):
+        """Tables of the TDP MMU: each root of tdp_mmu_roots (newest first), followed by what it links, depth first."""
+        out, i = [], self.view.list_head[layout.TDP_ROOT_LIST]
+        while i >= 0:
+            self._add_tree(i, out)
+            i = interpreted.page(self.view, i).next
+        return out
+
+    def _add_tree(self, i, out):
+        table = self.shadow_page(i)
+        out.append(table)
+        if table.level == 1:
+            return
+        for spte in table.sptes.values():
+            if spte & MMU_PRESENT and not spte & PT_PAGE_SIZE:
+                self._add_tree((spte >> 12 & (1 << 40) - 1) - self.view.shadow_pfn - self.view.special_frames, out)
 
     def _count(self, head):
         if head == 0 or not head & 1:

@@ -20,7 +20,7 @@ set_efer, kvm_smm_changed, kvm_vcpu_reset, __set_sregs_common.
 """
 
 from .. import state
-from ..mmu import contexts, flush, geometry, host, memslots, roles, roots
+from ..mmu import contexts, flush, geometry, host, memslots, nested, roles, roots, walk
 from ..state import core
 from ..x86.bits import (
     CR0_CD,
@@ -43,6 +43,9 @@ from ..x86.bits import (
     EFER_LME,
     EFER_NX,
     EFER_SVME,
+    PFERR_USER,
+    PFERR_WRITE,
+    PT_ACCESSED,
     PT_PRESENT,
 )
 
@@ -66,6 +69,11 @@ def load_pdptrs(vm, vcpu, cr3):
     """load_pdptrs: False when an entry is not valid.  Changed entries mean a new root (6b123c3a89a9)."""
     ctx = state.context(vm, vcpu.walk_mmu)
     gfn = geometry.entry_frame(cr3)
+    if ctx.id == nested.NESTED_MMU:
+        real = nested.translate_gpa(vm, vcpu, gfn << vm.page_shift, PFERR_USER | PFERR_WRITE)
+        if real == walk.INVALID_GPA:
+            return False
+        gfn = real >> vm.page_shift
     i = memslots.vcpu_gfn_to_memslot(vm, vcpu, gfn)
     if not memslots.is_visible(vm, i):
         return False
@@ -73,6 +81,8 @@ def load_pdptrs(vm, vcpu, cr3):
     # 32-byte aligned in the page
     offset = cr3 & ((1 << vm.page_shift) - 1) & ~31
     reserved = contexts.rsvd_bits(vcpu.maxphyaddr, 63) | contexts.rsvd_bits(5, 8) | contexts.rsvd_bits(1, 2)
+    if vcpu.pdpte_accessed_allowed:
+        reserved &= ~PT_ACCESSED
     changed = False
     for k in range(4):
         pdpte = host.read_entry(vm, frame, offset + 8 * k, 8)
@@ -80,7 +90,7 @@ def load_pdptrs(vm, vcpu, cr3):
             return False
         if pdpte != ctx.pdptrs[k]:
             changed = True
-    if changed:
+    if changed and not state.rules(vm).tdp_enabled:
         roots.free_roots(vm, ctx, roots.CURRENT)
     for k in range(4):
         ctx.pdptrs[k] = host.read_entry(vm, frame, offset + 8 * k, 8)
@@ -91,8 +101,13 @@ def load_pdptrs(vm, vcpu, cr3):
 @core
 def post_set_cr0(vm, vcpu, old, new):
     """kvm_post_set_cr0."""
-    if old ^ new == CR0_WP and not new & CR0_PG:
-        return
+    if old ^ new == CR0_WP:
+        if not new & CR0_PG:
+            return
+        if state.rules(vm).tdp_enabled:
+            # only walks that KVM makes itself depend on it
+            contexts.init_mmu(vm, vcpu)
+            return
     if (old ^ new) & CR0_PG and not new & CR0_PG:
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     if (old ^ new) & roles.CR0_ROLE_BITS:
@@ -135,7 +150,7 @@ def post_set_cr4(vm, vcpu, old, new):
     """kvm_post_set_cr4.  The flush conditions stand on their own: a reset of the context does not imply them."""
     if (new ^ old) & roles.CR4_ROLE_BITS:
         contexts.reset(vm, vcpu)
-    if new & CR4_PCIDE and not old & CR4_PCIDE:
+    if new & CR4_PCIDE and not old & CR4_PCIDE and not state.rules(vm).tdp_enabled:
         # no flush is due, but a stale previous root could come back by a NOFLUSH load (509bfe3d9796)
         contexts.unload(vm, vcpu)
     if (new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE:
@@ -158,6 +173,9 @@ def set_cr4(vm, vcpu, value):
             return True
     if value & CR4_PCIDE and not old & CR4_PCIDE and (vcpu.cr3 & CR3_PCID_MASK or not is_long_mode(vcpu)):
         return True
+    if state.rules(vm).tdp_enabled and (old ^ value) & CR4_PGE:
+        # svm_set_cr4: the guest's global translations are in the hardware's TLB only
+        flush.tlb_hardware(vcpu)
     vcpu.cr4 = value
     post_set_cr4(vm, vcpu, old, value)
     return False
@@ -166,6 +184,10 @@ def set_cr4(vm, vcpu, value):
 @core
 def invalidate_pcid(vm, vcpu, pcid):
     """kvm_invalidate_pcid."""
+    if state.rules(vm).tdp_enabled:
+        # roots do not depend on the guest's CR3; all that KVM can do is to flush the hardware (e45e9e3998f0)
+        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+        return
     if roots.active_pcid(vcpu) == pcid:
         vcpu.requests |= flush.REQ_MMU_SYNC | flush.REQ_TLB_FLUSH_CURRENT
     if not vcpu.cr4 & CR4_PCIDE:
@@ -275,14 +297,33 @@ def set_sregs(vm, vcpu, cr0, cr3, cr4, efer):
 
 
 @core
-def hardware_cr0(vcpu):
+def guest_loaded(vm, vcpu, cr0, cr3):
+    """svm_handle_exit with two-dimensional paging: take over the registers whose writes were not intercepted.  The PDPTEs
+    of a PAE guest lie in memory; KVM reads them again at the first use after an exit, which is no later than here."""
+    vcpu.cr0 = cr0
+    vcpu.cr3 = cr3
+    if not is_pae_paging(vcpu):
+        return
+    if nested.is_nested(vcpu):
+        # the reading is a walk of L1's tables, with events: at the first use indeed
+        vcpu.pdptrs_stale = 1
+    else:
+        load_pdptrs(vm, vcpu, cr3)
+
+
+@core
+def hardware_cr0(vm, vcpu):
     """svm_set_cr0: what CR0 the CPU really runs with."""
+    if state.rules(vm).tdp_enabled:
+        return vcpu.cr0 & ~(CR0_CD | CR0_NW)
     return (vcpu.cr0 | CR0_PG | CR0_WP) & ~(CR0_CD | CR0_NW)
 
 
 @core
-def hardware_efer(vcpu):
-    """svm_set_efer: NX always; LME only together with LMA."""
+def hardware_efer(vm, vcpu):
+    """svm_set_efer: with shadow paging NX always, LME only together with LMA."""
+    if state.rules(vm).tdp_enabled:
+        return vcpu.efer | EFER_SVME
     efer = vcpu.efer | EFER_NX | EFER_SVME
     if not efer & EFER_LMA:
         efer &= ~EFER_LME
@@ -291,8 +332,14 @@ def hardware_efer(vcpu):
 
 
 @core
-def hardware_cr4(vcpu):
-    """svm_set_cr4: PAE always; without guest paging no supervisor-mode protections, our tables are all-user."""
+def hardware_cr4(vm, vcpu):
+    """svm_set_cr4."""
+    return vcpu.cr4 if state.rules(vm).tdp_enabled else shadow_cr4(vcpu)
+
+
+@core
+def shadow_cr4(vcpu):
+    """CR4 with shadow paging: PAE always; without guest paging no supervisor-mode protections, our tables are all-user."""
     cr4 = vcpu.cr4 | CR4_PAE
     if not vcpu.cr0 & CR0_PG:
         cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE)

@@ -10,7 +10,10 @@ Access need not shrink from parent to child: with CR0.WP=0 a direct table below 
 (dossier 3.2, step 5).
 """
 
+from ... import state
 from ...mmu import roles
+from ...state import core
+from . import raw
 from .picture import look
 
 FREE = roles.LEVEL | roles.ACCESS | roles.DIRECT | roles.QUADRANT | roles.PASSTHROUGH
@@ -34,3 +37,30 @@ def check(vm):
         if page.invalid and any(link.parent is page for link in p.links):
             out.append(f"{page} is invalid and still has children")
     return out
+
+
+@core
+def link_holds(parent, i, child):
+    """Entry i of a page points to another."""
+    if (child.role | parent.role) & roles.INVALID or child.mmu_valid_gen != parent.mmu_valid_gen:
+        return False
+    if raw.level(child) != raw.level(parent) - 1 or (child.role ^ parent.role) & ~FREE or child.role & roles.PASSTHROUGH:
+        return False
+    return not child.role & roles.HAS_4_BYTE_GPTE or (child.role & roles.QUADRANT) >> roles.QUADRANT_SHIFT == i & 1
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    for n in range(vm.n_pages):
+        parent = state.page(vm, n)
+        if not parent.in_use:
+            continue
+        for i in range(1 << vm.level_bits):
+            spte = raw.entry(vm, parent, i)
+            if not raw.present(spte) or raw.is_leaf(parent, spte):
+                continue
+            c = raw.child(vm, spte)
+            if c >= 0 and not link_holds(parent, i, state.page(vm, c)):
+                return False
+    return True

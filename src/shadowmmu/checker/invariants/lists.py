@@ -12,7 +12,9 @@ Dossier 2.3, rows "hash table" and "active list", I6 (an invalid page is never f
 
 from collections import Counter
 
-from ...state import interpreted, layout
+from ... import state
+from ...mmu import roles
+from ...state import core, interpreted, layout
 from .picture import look
 
 #: hash_64 of include/linux/hash.h: GOLDEN_RATIO_64, upper 12 bits (KVM_MMU_HASH_SHIFT).
@@ -72,3 +74,62 @@ def _hash(p):
         if seen[i] != (i in p.pages):
             out.append(f"page {i} is in hash chains {seen[i]} times, in use: {i in p.pages}")
     return out
+
+
+@core
+def active_holds(vm):
+    """The active list alone."""
+    count = 0
+    before = -1
+    old = False
+    i = vm.list_head[layout.ACTIVE_LIST]
+    while i >= 0:
+        sp = state.page(vm, i)
+        current = sp.mmu_valid_gen == vm.mmu_valid_gen
+        if sp.prev != before or sp.list != layout.ACTIVE_LIST or not sp.in_use or sp.role & roles.INVALID or current and old:
+            return False
+        old = not current
+        before = i
+        i = sp.next
+        count += 1
+        if count > vm.n_pages:
+            return False
+    for k in range(vm.n_pages):
+        sp = state.page(vm, k)
+        if sp.in_use and not sp.role & roles.INVALID:
+            count -= 1
+        elif sp.in_use and not sp.root_count:
+            return False
+    return count == 0 and vm.list_tail[layout.ACTIVE_LIST] == before
+
+
+@core
+def hash_holds(vm):
+    """The hash chains alone."""
+    heads = state.words(vm, vm.hash)
+    count = 0
+    for bucket in range(vm.n_hash):
+        before = -1
+        i = heads[bucket]
+        while i >= 0:
+            sp = state.page(vm, i)
+            right = ((sp.gfn * GOLDEN_RATIO_64) >> 52 & 0xFFF) & vm.n_hash - 1
+            if sp.hash_prev != before or not sp.in_use or right != bucket:
+                return False
+            before = i
+            i = sp.hash_next
+            count += 1
+            if count > vm.n_pages:
+                return False
+    for k in range(vm.n_pages):
+        if state.page(vm, k).in_use:
+            count -= 1
+    return count == 0
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    if vm.list_head[layout.INVALID_LIST] >= 0 or vm.list_head[layout.OBSOLETE_LIST] >= 0:
+        return False
+    return active_holds(vm) and hash_holds(vm)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A machine's state decoded once, for all invariants to look at.
 
-    raw words --> Picture: pages (tables included), slots, links parent -> child, leaves, references to roots
+    raw words --> Picture: pages (tables included), trees (pages of the TDP MMU), slots, links parent -> child, leaves,
+                  references to roots
 
 Only bytes and bit positions are shared with the MMU: nothing here calls a function of `mmu/`, so a mistake there
 cannot hide itself.
@@ -48,8 +49,12 @@ class Page:
     def as_id(self):
         return 1 if self.role & roles.SMM else 0
 
+    @property
+    def tdp(self):
+        return bool(self.record.tdp_mmu_page)
+
     def __str__(self):
-        return f"page {self.id} (gfn {self.gfn:#x} role {self.role:#x} level {self.level})"
+        return f"{'TDP page' if self.tdp else 'page'} {self.id} (gfn {self.gfn:#x} role {self.role:#x} level {self.level})"
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Picture:
         self.rules = interpreted.rules(view)
         self.bits, self.entries = view.level_bits, 1 << view.level_bits
         self.slots = self._slots()
-        self.pages = {}
+        self.pages, self.trees = {}, {}
         spt, at = view.view, (view.spt >> 3)
         for i in range(view.n_pages):
             record = interpreted.page(view, i)
@@ -119,11 +124,19 @@ class Picture:
                 page = Page(i, record.gfn, record.role, record, spt[first:first + self.entries].tolist())
                 for w, word in enumerate(record.unsync_child_bitmap[k] for k in range(layout.BITMAP_WORDS)):
                     page.bits |= {32 * w + b for b in range(32) if word >> b & 1}
-                self.pages[i] = page
+                (self.trees if page.tdp else self.pages)[i] = page
         self.valid = [p for p in self.pages.values() if not p.invalid and p.record.mmu_valid_gen == view.mmu_valid_gen]
         self.leaves, self.links, self.mmio = [], [], []
-        for page in self.pages.values():
+        for page in self.everything():
             self._entries_of(page)
+
+    def everything(self):
+        """All pages in use: those of the shadow MMU and those of the TDP MMU."""
+        return [*self.pages.values(), *self.trees.values()]
+
+    def page_in_use(self, i):
+        """A page of either kind, or None."""
+        return self.pages.get(i) or self.trees.get(i)
 
     def _slots(self):
         out = []
@@ -146,7 +159,7 @@ class Picture:
             if page.level == 1 or spte & PT_PAGE_SIZE:
                 self.leaves.append(Leaf(page, i, first + i, spte, self.gfn_of(page, i)))
             else:
-                child = self.pages.get(self.page_of_frame((spte & FRAME_MASK) >> 12))
+                child = self.page_in_use(self.page_of_frame((spte & FRAME_MASK) >> 12))
                 self.links.append(Link(page, i, first + i, child))
 
     # -- arithmetic

@@ -6,6 +6,9 @@ values of CR3 that differ only in the PCID (or PWT, PCD) have the same root page
 a flush of one PCID frees one of them.  What must be unique is (pgd, hpa).
 """
 
+from ... import state
+from ...state import core, layout
+from . import raw
 from .picture import look
 
 
@@ -23,3 +26,21 @@ def check(vm):
                 out.append(f"vCPU {v} MMU {m}: {name} (pgd {pgd:#x}) stands in the cache twice")
             seen.add((pgd, hpa))
     return out
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    for c in range(vm.n_vcpus * layout.CONTEXTS_PER_VCPU):
+        ctx = state.context(vm, c)
+        for i in range(layout.NUM_PREV_ROOTS):
+            if ctx.prev_hpa[i] == -1:
+                continue
+            if raw.page_of(vm, ctx.prev_hpa[i] >> 12) < 0:
+                return False
+            if ctx.prev_hpa[i] == ctx.root_hpa and ctx.prev_pgd[i] == ctx.root_pgd:
+                return False
+            for k in range(i):
+                if ctx.prev_hpa[i] == ctx.prev_hpa[k] and ctx.prev_pgd[i] == ctx.prev_pgd[k]:
+                    return False
+    return True

@@ -9,7 +9,10 @@ pae_root has present entries only while it is the current root; the dummy root m
 
 from collections import Counter
 
+from ... import state
+from ...state import core, layout
 from ...x86.bits import FRAME_MASK, PT_PRESENT
+from . import raw
 from .picture import look
 
 
@@ -29,12 +32,82 @@ def check(vm):
                 and ctx.root_hpa >> 12 not in (*special, p.view.shadow_pfn):
             out.append(f"vCPU {v} MMU {m}: the root {ctx.root_hpa:#x} is nobody's")
     refs.pop(None, None)
-    for i in set(refs) | set(p.pages):
-        if i not in p.pages:
+    # a root of the TDP MMU has one more reference: the MMU's own, until it is invalidated
+    refs.update(i for i, page in p.trees.items() if page.record.ptep < 0 and not page.invalid)
+    for i in set(refs) | set(p.pages) | set(p.trees):
+        page = p.page_in_use(i)
+        if page is None:
             out.append(f"page {i} is a root {refs[i]} times, but not in use")
-        elif p.pages[i].record.root_count != refs[i]:
-            out.append(f"{p.pages[i]}: root_count {p.pages[i].record.root_count}, references {refs[i]}")
+        elif page.record.root_count != refs[i]:
+            out.append(f"{page}: root_count {page.record.root_count}, references {refs[i]}")
     spt, first = p.view.view, p.view.spt >> 3
     if any(word & PT_PRESENT for word in spt[first:first + p.entries]):
         out.append("the dummy root has a present entry")
     return out
+
+
+@core
+def special(ctx, frame):
+    return frame == ctx.pae_root or frame == ctx.pml4_root or frame == ctx.pml5_root
+
+
+@core
+def references(vm, c, i):
+    """How often context `c` refers to shadow page `i`; -1 if what it refers to is nobody's."""
+    ctx = state.context(vm, c)
+    n = 0
+    for k in range(-1, layout.NUM_PREV_ROOTS):
+        hpa = ctx.root_hpa if k < 0 else ctx.prev_hpa[k]
+        if hpa != -1 and hpa >> 12 == vm.shadow_pfn + vm.special_frames + i:
+            n += 1
+    if ctx.pae_root:
+        spt = state.words(vm, vm.spt)
+        first = (ctx.pae_root - vm.shadow_pfn) << vm.level_bits
+        for k in range(4):
+            entry = spt[first + k]
+            if entry & PT_PRESENT and (entry & FRAME_MASK) >> 12 == vm.shadow_pfn + vm.special_frames + i:
+                n += 1
+    return n
+
+
+@core
+def context_holds(vm, c):
+    """What a context refers to is there, and pae_root has entries only while it is the root."""
+    ctx = state.context(vm, c)
+    for k in range(-1, layout.NUM_PREV_ROOTS):
+        hpa = ctx.root_hpa if k < 0 else ctx.prev_hpa[k]
+        if hpa == -1 or raw.page_of(vm, hpa >> 12) >= 0:
+            continue
+        if k >= 0 or hpa >> 12 != vm.shadow_pfn and not special(ctx, hpa >> 12):
+            return False
+    if ctx.pae_root:
+        spt = state.words(vm, vm.spt)
+        first = (ctx.pae_root - vm.shadow_pfn) << vm.level_bits
+        for k in range(4):
+            entry = spt[first + k]
+            if entry & PT_PRESENT and (not special(ctx, ctx.root_hpa >> 12) or raw.child(vm, entry) < 0):
+                return False
+    return True
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    contexts = vm.n_vcpus * layout.CONTEXTS_PER_VCPU
+    for c in range(contexts):
+        if not context_holds(vm, c):
+            return False
+    for i in range(vm.n_pages):
+        sp = state.page(vm, i)
+        if not sp.in_use:
+            continue
+        n = 0
+        for c in range(contexts):
+            n += references(vm, c, i)
+        if n != sp.root_count:
+            return False
+    spt = state.words(vm, vm.spt)
+    for k in range(1 << vm.level_bits):
+        if spt[k] & PT_PRESENT:
+            return False
+    return True

@@ -5,6 +5,9 @@ Dossier 2.3, row "hash table".  Two would mean that writes, syncs and zaps reach
 invalid nor of an older generation.
 """
 
+from ... import state
+from ...state import core
+from . import raw
 from .picture import look
 
 
@@ -16,3 +19,27 @@ def check(vm):
             out.append(f"{page} has the same gfn and role as page {seen[key]}")
         seen.setdefault(key, page.id)
     return out
+
+
+@core
+def page_holds(vm, sp):
+    """One valid page: none behind it on the active list has its key."""
+    k = sp.next
+    for _ in range(vm.n_pages):
+        if k < 0:
+            break
+        other = state.page(vm, k)
+        if other.gfn == sp.gfn and other.role == sp.role and raw.valid(vm, other):
+            return False
+        k = other.next
+    return True
+
+
+@core
+def holds(vm):
+    """The same, compiled; every valid page is on the active list (`lists`)."""
+    for i in range(vm.n_pages):
+        sp = state.page(vm, i)
+        if sp.in_use and raw.valid(vm, sp) and not page_holds(vm, sp):
+            return False
+    return True

@@ -12,6 +12,10 @@ parents loses only the bit on the path that synced it (mmu_pages_clear_parents).
 clears them; missing bits are stale translations.  So only the direction above is an invariant.
 """
 
+from ... import state
+from ...mmu import roles
+from ...state import core, layout
+from . import raw
 from .picture import look
 
 
@@ -30,3 +34,44 @@ def check(vm):
                 and link.index not in link.parent.bits:
             out.append(f"{link.child} is or leads to an unsync page; entry {link.index} of {link.parent} lacks the bit")
     return out
+
+
+@core
+def page_holds(vm, sp):
+    """One page."""
+    if sp.unsync and (raw.level(sp) != 1 or not raw.has_gptes(sp) or sp.role & roles.INVALID):
+        return False
+    bits = 0
+    for w in range(layout.BITMAP_WORDS):
+        word = sp.unsync_child_bitmap[w] + 0
+        while word:
+            word &= word - 1
+            bits += 1
+    if vm.level_bits < 5 and sp.unsync_child_bitmap[0] >> (1 << vm.level_bits):
+        return False
+    return bits == sp.unsync_children
+
+
+@core
+def link_holds(sp, i, child):
+    """Entry i of a page points to another."""
+    return not child.unsync and not child.unsync_children or sp.unsync_child_bitmap[i >> 5] >> (i & 31) & 1 != 0
+
+
+@core
+def holds(vm):
+    """The same, compiled."""
+    for n in range(vm.n_pages):
+        sp = state.page(vm, n)
+        if not sp.in_use:
+            continue
+        if not page_holds(vm, sp):
+            return False
+        for i in range(1 << vm.level_bits):
+            spte = raw.entry(vm, sp, i)
+            if not raw.present(spte) or raw.is_leaf(sp, spte):
+                continue
+            c = raw.child(vm, spte)
+            if c >= 0 and not link_holds(sp, i, state.page(vm, c)):
+                return False
+    return True

@@ -10,7 +10,10 @@ writable *before* stays writable.  Only sptes made *later* look at both (0f38453
 statement is per address space.
 """
 
+from ... import state
+from ...state import core, layout
 from ...x86.bits import PT_WRITABLE
+from . import raw
 from .picture import look
 
 
@@ -30,3 +33,39 @@ def check(vm):
             if leaf:
                 out.append(f"{leaf} is writable, but {page} shadows the guest table at gfn {gfn:#x}")
     return out
+
+
+@core
+def protected(vm, as_id, first, count):
+    """Does a valid page that is not unsync shadow a guest table at one of these gfns?"""
+    k = vm.list_head[layout.ACTIVE_LIST]
+    for _ in range(vm.n_pages):
+        if k < 0:
+            return False
+        sp = state.page(vm, k)
+        if first <= sp.gfn < first + count and not sp.unsync and raw.has_gptes(sp) and raw.valid(vm, sp) \
+                and raw.space(sp) == as_id:
+            return True
+        k = sp.next
+    return False
+
+
+@core
+def leaf_holds(vm, sp, spte, gfn):
+    """One leaf."""
+    span = raw.span(vm, raw.level(sp))
+    return not spte & PT_WRITABLE or not protected(vm, raw.space(sp), gfn & -span, span)
+
+
+@core
+def holds(vm):
+    """The same, compiled; every valid page is on the active list (`lists`)."""
+    for n in range(vm.n_pages):
+        sp = state.page(vm, n)
+        if not sp.in_use:
+            continue
+        for i in range(1 << vm.level_bits):
+            spte = raw.entry(vm, sp, i)
+            if raw.present(spte) and raw.is_leaf(sp, spte) and not leaf_holds(vm, sp, spte, raw.gfn(vm, sp, i)):
+                return False
+    return True

@@ -74,7 +74,7 @@ class BareRun(KvmRun):
 
     def _page_fault(self):
         hw = self.hardware
-        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, hw.error_code, signed(hw.fault_address))
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, hw.error_code, signed(hw.fault_address), False)
         return True
 
     def _control_register(self, code):
@@ -91,7 +91,7 @@ class BareRun(KvmRun):
         self._flush_asked = True
         return super()._invpcid(instruction)
 
-    def _emulate(self, address=0, flags=0):
+    def _emulate(self, address=0, flags=0, faulted=False):
         instruction = self.emulator.peek()[2]
         if instruction is None:
             raise EngineError(f"no instruction at RIP {self.hardware.rip:#x}")

@@ -3,7 +3,8 @@
 
     leaf 1       ECX: PCID by choice; x2APIC, MONITOR, OSXSAVE hidden or computed; hypervisor bit clear
     leaf 7       EBX: INVPCID with PCID;  SMEP, SMAP as the engine has them;  ECX: LA57 by choice, PKU hidden
-    80000001     ECX: SVM hidden
+    80000001     ECX: SVM by choice
+    8000000A     SVM's features by choice
     80000008     EAX: MAXPHYADDR of the vCPU
 """
 
@@ -12,9 +13,11 @@ from ...x86.bits import CR4_OSXSAVE
 PCID, X2APIC, MONITOR, OSXSAVE, HYPERVISOR = 1 << 17, 1 << 21, 1 << 3, 1 << 27, 1 << 31
 INVPCID, LA57, PKU, OSPKE = 1 << 10, 1 << 16, 1 << 3, 1 << 4
 SVM = 1 << 2
+#: EDX of leaf 8000000A: nested paging, VMCB clean bits, FLUSHBYASID, the address check of SVM instructions.
+SVM_NPT, SVM_CLEAN_BITS, SVM_FLUSHBYASID, SVM_ADDRESS_CHECK = 1, 1 << 5, 1 << 6, 1 << 28
 
 
-def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False):
+def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False, svm=False, svm_features=0):
     """(eax, ebx, ecx, edx) for the guest; `vcpu` decides about PCID and MAXPHYADDR."""
     eax, ebx, ecx, edx = hardware.native_cpuid(leaf, subleaf)
     pcid = vcpu.record.has_pcid
@@ -26,7 +29,10 @@ def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False):
         ebx = ebx & ~INVPCID | (INVPCID if pcid else 0)
         ecx = ecx & ~(PKU | OSPKE | LA57) | (LA57 if la57 else 0)
     elif leaf == 0x80000001:
-        ecx &= ~SVM
+        ecx = ecx & ~SVM | (SVM if svm else 0)
+    elif leaf == 0x8000000A:
+        # revision, ASIDs, features
+        eax, ebx, ecx, edx = (1, 8, 0, svm_features) if svm else (0, 0, 0, 0)
     elif leaf == 0x80000008:
         eax = eax & ~0xFFFF | (57 if la57 else 48) << 8 | vcpu.record.maxphyaddr
     elif leaf == 0xA:

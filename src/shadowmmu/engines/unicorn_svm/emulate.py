@@ -13,6 +13,7 @@ instruction is unprotected and retried.
 import capstone
 
 from ...mmu import counters, events
+from ...mmu.roles import DIRECT
 from ...vm import calls
 from ...vm.exits import ALLOW_RETRY, WRITE_TO_OWN_TABLE
 from ...vm.machine import signed
@@ -102,19 +103,21 @@ class Emulator:
 
     def _clear_exceptions(self):
         r = self.vcpu.record
-        r.exception_pending = r.exception_injected = 0
+        r.exception_pending = r.exception_injected = r.vmexit_pending = 0
 
     def _begin(self, bits, code, instruction):
         self.last_code = code
         self._trace(bits, code, instruction.size if instruction else 0, 0)
         self.vcpu.record.stat[counters.INSN_EMULATION] += 1
 
-    def emulate(self, address=0, flags=0):
+    def emulate(self, address=0, flags=0, faulted=False):
         """x86_emulate_instruction: RESUME, or FAILED when neither KVM nor the stepper can do it.
 
-        address: CR2 of the page fault, or 0.  flags: ALLOW_RETRY, WRITE_TO_OWN_TABLE.
+        address: CR2 of the page fault (guest-physical with direct tables), or 0.  flags: ALLOW_RETRY, WRITE_TO_OWN_TABLE.
+        faulted: EMULTYPE_PF, the MMU asked for it.
         """
         self._clear_exceptions()
+        self.memory.gpa_value = None
         try:
             bits, code, instruction = self.fetch()
         except OperandFault as fault:
@@ -126,6 +129,8 @@ class Emulator:
         self._begin(bits, code, instruction)
         if instruction is None:
             return RESUME if self._retry_on_failure(address, flags) else FAILED
+        if faulted and self.vcpu.mmu.root_role & DIRECT and self._can_use_gpa(instruction):
+            self.memory.gpa_value = address
         if calls.retry_instruction(self.vm.handle, self.vcpu.index, signed(address), int(flags & ALLOW_RETRY != 0),
                                    int(self._writes_page_tables(instruction))):
             return RESUME
@@ -136,7 +141,8 @@ class Emulator:
             return RESUME
 
     def _inject(self, fault):
-        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
+                                  fault.of_nested_table)
 
     def _gp(self):
         calls.queue_exception(self.vm.handle, self.vcpu.index, GP, 1, 0)
@@ -151,6 +157,17 @@ class Emulator:
         calls.unprotect_and_retry(self.vm.handle, self.vcpu.index, signed(address))
         r.last_retry_eip, r.last_retry_addr = signed(self.hardware.rip), signed(address)
         return True
+
+    @staticmethod
+    def _can_use_gpa(instruction):
+        """emulator_can_use_gpa: the fault's address is the operand's, unless there are several operands in memory."""
+        name = instruction.mnemonic
+        if name.startswith("rep"):
+            return False
+        if name.startswith(("movs", "cmps")) and name not in ("movsx", "movsxd"):
+            return False
+        stack = name in ("push", "pop")
+        return not (stack and instruction.operands and instruction.operands[0].type == capstone.x86.X86_OP_MEM)
 
     @staticmethod
     def _writes_page_tables(instruction):

@@ -26,6 +26,7 @@ At every exit RIP is the address of the instruction that caused it (fault-like),
 | 0x7f           | SHUTDOWN           | triple fault; the guest cannot continue                               |
 | 0x80 .. 0x86   | VMRUN .. SKINIT    | caller completes                                                      |
 | 0x8a, 0x8b     | MONITOR, MWAIT     | caller completes                                                      |
+| 0x400          | NPF                | with nested paging: `fault_address` (guest-physical), `error_code`    |
 
 "Caller completes" means: do the work, then `skip_instruction(length)`. SYSCALL, SYSRET, SYSENTER, SYSEXIT,
 IRET, INVD, WBINVD, SWAPGS and far transfers run natively and make no exit.
@@ -63,6 +64,7 @@ STGI = 0x84
 CLGI = 0x85
 SKINIT = 0x86
 RDTSCP = 0x87
+NPF = 0x400
 ICEBP = 0x88
 MONITOR = 0x8A
 MWAIT = 0x8B

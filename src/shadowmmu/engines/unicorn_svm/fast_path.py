@@ -22,7 +22,7 @@ from . import offsets as o
 
 (GVA, ERROR, RIP, INTERRUPTED, CODE, HANDLE, VCPU, CONTROL, VERDICT, FLUSH_TLB, FLUSH_PAGE, EVENT_LIMIT, WORLD_SWITCH,
  RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, PLAIN, ENGINE, RAM_ADDRESS, INVALIDATE, RAM, READ_EFLAGS,
- EMULATED, CR3_READS, CR3_WRITES, INVLPGS, CELLS) = range(27)
+ EMULATED, CR3_READS, CR3_WRITES, INVLPGS, NESTED_ROOT, CELLS) = range(28)
 #: VERDICT when the fast path did not look at the exit, and when only the entry is left to do.
 UNTOUCHED, ENTER_ONLY = -100, -101
 GP = 13
@@ -60,6 +60,7 @@ def finish_previous_events(vcpu):
     vcpu.exception_pending = 0
     vcpu.exception_injected = 0
     vcpu.interrupt_injected = 0
+    vcpu.vmexit_pending = 0
 
 
 @core
@@ -86,6 +87,8 @@ def begin(block, vm, vcpu, env, control, info1, info2):
 def enter_again(block, vm, vcpu, env, control):
     """To the next VMRUN: 1 when the guest may go on, 0 when Python has to see to the entry."""
     store64(block + 8 * VERDICT, ENTER_ONLY)
+    if vcpu.vmexit_pending:
+        return 0
     if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT):
         return 0
     vcpu.rip = load64(env + o.EIP)
@@ -123,8 +126,10 @@ def page_fault(block, vm, vcpu, env, control):
     if error & PFERR_RSVD and load64(block + 8 * RSVD_WITHOUT_PRESENT):
         error &= ~PFERR_PRESENT
     begin(block, vm, vcpu, env, control, error, gva)
+    if vcpu.guest_mode:
+        events.emit(vm, events.NESTED_VMEXIT, vcpu.id, svm.PAGE_FAULT, vcpu.rip, error, gva)
     verdict = exits.handle_page_fault(vm, vcpu, gva, error)
-    if verdict > 0 and verdict & exits.EMULATE and load64(block + 8 * PLAIN):
+    if verdict > 0 and verdict & exits.EMULATE and load64(block + 8 * PLAIN) and not vcpu.guest_mode:
         engine = (load64(block + 8 * ENGINE), load64(block + 8 * RAM_ADDRESS), load64(block + 8 * INVALIDATE),
                   load64(block + 8 * RAM), load64(block + 8 * READ_EFLAGS))
         if emulate_write.emulate(vm, vcpu, env, gva, 1 if verdict & exits.ALLOW_RETRY else 0, engine):
@@ -212,11 +217,52 @@ def exit_handler(block):
     code = load64(block + 8 * CODE)
     if code == svm.PAGE_FAULT:
         return page_fault(block, vm, vcpu, env, control)
-    if load64(block + 8 * PLAIN) == 0 or load32(env + o.HFLAGS) & o.HF_CS64 == 0:
-        return 0
+    if load64(block + 8 * PLAIN) == 0 or load32(env + o.HFLAGS) & o.HF_CS64 == 0 or vcpu.guest_mode:
+        return 0    # what L2 does may be L1's to see
     if code == svm.INVLPG:
         return invlpg(block, vm, vcpu, env, control)
     return mov_cr3(block, vm, vcpu, env, control)
+
+
+@core
+def flush_nested(vcpu, cpu, block, flush_tlb):
+    """Do what the MMU asked of the hardware; with nested paging the root is not in CR3."""
+    changed = load64(block + 8 * NESTED_ROOT) != vcpu.hw_root
+    if vcpu.hw_flush or vcpu.hw_flush_count or changed or load64(block + 8 * WORLD_SWITCH):
+        call1(flush_tlb, cpu)
+    store64(block + 8 * NESTED_ROOT, vcpu.hw_root)
+    vcpu.hw_flush = 0
+    vcpu.hw_flush_count = 0
+
+
+@core
+def nested_page_fault(block):
+    """One NPF exit; 1 when the guest may go on at once."""
+    store64(block + 8 * VERDICT, UNTOUCHED)
+    if load64(block + 8 * INTERRUPTED) != 0 or load64(block + 8 * CODE) != svm.NPF:
+        return 0
+    vm = state.attach(load64(block + 8 * HANDLE))
+    vcpu = state.vcpu(vm, load64(block + 8 * VCPU))
+    if vcpu.guest_mode:
+        # the fault may be L1's
+        return 0
+    control = load64(block + 8 * CONTROL)
+    env = load64(control + 8 * hooks.ENV)
+    gpa = load64(block + 8 * GVA)
+    error = load64(block + 8 * ERROR)
+    vcpu.cr2 = load64(env + o.CR + 16)
+    registers.guest_loaded(vm, vcpu, vcpu.cr0, load64(env + o.CR + 24))
+    begin(block, vm, vcpu, env, control, error, gpa)
+    verdict = exits.handle_page_fault(vm, vcpu, gpa, error)
+    store64(block + 8 * VERDICT, verdict)
+    if verdict != exits.RESUME:
+        return 0
+    store64(block + 8 * VERDICT, ENTER_ONLY)
+    if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT) or entry.enter(vm, vcpu) != entry.ENTER:
+        return 0
+    flush_nested(vcpu, hooks.get(control, hooks.CPU), block, load64(block + 8 * FLUSH_TLB))
+    store64(block + 8 * VERDICT, UNTOUCHED)
+    return 1
 
 
 #: The interpreted core has no machine code to offer; then every fault goes to Python.
@@ -226,3 +272,7 @@ if AVAILABLE:
     @callback("i64", "i64")
     def handle(block):
         return exit_handler(block)
+
+    @callback("i64", "i64")
+    def handle_nested(block):
+        return nested_page_fault(block)

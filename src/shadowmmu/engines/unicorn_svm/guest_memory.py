@@ -16,18 +16,23 @@ KVM_EXIT_MMIO = 6
 
 
 class OperandFault(GuestFault):
-    """The walk for an operand failed: #PF with this error code and address."""
+    """The walk for an operand failed: #PF with this error code and address, or a fault of L1's nested tables."""
 
-    def __init__(self, error_code, address):
-        self.error_code, self.address = error_code, address
+    def __init__(self, error_code, address, of_nested_table=0):
+        self.error_code, self.address, self.of_nested_table = error_code, address, of_nested_table
 
 
 class EmulatorMemory:
-    """Memory of one vCPU for one emulated instruction.  `mmio` is the platform (`mmio_read`, `mmio_write`)."""
+    """Memory of one vCPU for one emulated instruction.  `mmio` is the platform (`mmio_read`, `mmio_write`).
+
+    gpa_value: guest-physical address of the fault that led here (ctxt->gpa_val), or None: an operand at the same offset in
+    its page needs no walk.
+    """
 
     def __init__(self, vm, vcpu, userspace):
         self.vm, self.vcpu, self.userspace = vm, vcpu, userspace
         self.ram = vm.store.ram()
+        self.gpa_value = None
 
     def _mmio_exit(self):
         self.vcpu.record.stat[counters.MMIO_EXITS] += 1
@@ -40,7 +45,7 @@ class EmulatorMemory:
 
     def _fault(self):
         w = self.vcpu.other_walker
-        raise OperandFault(w.fault_error, w.fault_address & (1 << 64) - 1)
+        raise OperandFault(w.fault_error, w.fault_address & (1 << 64) - 1, w.fault_nested)
 
     def fetch(self, gva, size):
         """kvm_fetch_guest_virt within a page; a gpa without memory reads as nothing (bytes cut short)."""
@@ -51,6 +56,9 @@ class EmulatorMemory:
         return bytes(self.ram[at:at + size]) if at >= 0 else b""
 
     def _gpa(self, gva, write, implicit_supervisor=False):
+        known = self.gpa_value
+        if known is not None and not implicit_supervisor and not (gva ^ known) % self.vm.page_size:
+            return known
         walk = calls.system_gpa if implicit_supervisor else calls.data_gpa
         gpa = walk(self.vm.handle, self.vcpu.index, signed(gva), write)
         if gpa < 0:

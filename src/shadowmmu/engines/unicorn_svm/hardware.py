@@ -34,6 +34,7 @@ CR4_TRANSLATION = (1 << 4) | CR4_PAE | (1 << 7) | (1 << 12) | (1 << 20) | CR4_SM
 EFER_LMA, EFER_NXE, EFER_SVME = 1 << 10, 1 << 11, 1 << 12
 EFER_TRANSLATION = EFER_LMA | EFER_NXE
 
+RFLAGS_RF = 1 << 16
 DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
@@ -423,7 +424,7 @@ class SvmHardware:
 
     @property
     def fault_address(self):
-        """Linear address of the last page fault exit (EXITINFO2)."""
+        """Linear address of the last page fault exit, guest-physical one of an NPF (EXITINFO2)."""
         return self._cells[hooks.EXIT_ADDRESS] & ((1 << 64) - 1)
 
     @property
@@ -469,10 +470,11 @@ class SvmHardware:
         return self._prefixes(code) + (2 if opcode == 0xCD else 1)
 
     def skip_instruction(self, length):
-        """RIP += `length`, and the interrupt shadow ends, as after a completed instruction."""
+        """RIP += `length`; the interrupt shadow and RFLAGS.RF end, as after a completed instruction."""
         rip = self.rip + length
         self.rip = rip if self._env32[o.HFLAGS // 4] & o.HF_CS64 else rip & 0xFFFFFFFF
         self.in_interrupt_shadow = False
+        self._env64[o.EFLAGS // 8] &= ~RFLAGS_RF
 
     @property
     def in_interrupt_shadow(self):
@@ -505,6 +507,11 @@ class SvmHardware:
         if not cells[hooks.IN_EXIT]:
             self._kick()
 
+    def drop_event(self):
+        """Forget a queued event."""
+        self._cells[hooks.EVENT_PENDING] = 0
+        self._cells[hooks.EXIT_INT_INFO] = 0
+
     @property
     def event_queued(self):
         return bool(self._cells[hooks.EVENT_PENDING])
@@ -525,12 +532,16 @@ class SvmHardware:
 
     @property
     def exception_intercepts(self):
-        """Mask of exception vectors that exit. Page faults always do. Default: only those."""
+        """Mask of exception vectors that exit. Without nested paging page faults always do. Default: only those."""
         return self._cells[hooks.EXCEPTION_INTERCEPTS]
 
     @exception_intercepts.setter
     def exception_intercepts(self, mask):
-        self._cells[hooks.EXCEPTION_INTERCEPTS] = mask | 1 << 14
+        self._cells[hooks.EXCEPTION_INTERCEPTS] = mask if self._cells[hooks.WALK] else mask | 1 << 14
+
+    def set_faults_push_rf(self, value):
+        """Whether a fault that the hardware itself delivers pushes RFLAGS with RF set, as real CPUs do (the default)."""
+        self._cells[hooks.FAULTS_PUSH_RF] = int(value)
 
     def intercept(self, code, enable=True):
         """Arm or disarm one of the exits 0x60..0x9f, for example RDTSC."""
@@ -539,6 +550,46 @@ class SvmHardware:
         bit = 1 << (code - 0x60)
         mask = self._env64[o.INTERCEPT // 8]
         self._env64[o.INTERCEPT // 8] = mask | bit if enable else mask & ~bit
+
+    def intercepted(self, code):
+        """Is one of the exits 0x60..0x9f armed?"""
+        return bool(self._env64[o.INTERCEPT // 8] >> (code - 0x60) & 1)
+
+    def intercept_cr(self, number, read, write):
+        """Choose whether MOV from and to CR0, CR3, CR4 or CR8 exit.  Default: all do."""
+        for place, enable in ((o.INTERCEPT_CR_READ, read), (o.INTERCEPT_CR_WRITE, write)):
+            mask = self._env16[place // 2]
+            self._env16[place // 2] = mask | 1 << number if enable else mask & ~(1 << number)
+
+    def enable_nested_paging(self, walk, argument, ram_hpa, ram_host, ram_length):
+        """Two-dimensional paging from now on: hardware CR3 and CR0.PG are the guest's own.
+
+        walk: address of the walker, `int64 f(int64 argument)`, argument its argument; the contract is in `nested_paging`.
+        ram_hpa, ram_host, ram_length: where guest memory lies.  #PF goes to the guest; NPF exits come instead.
+        """
+        cells = self._cells
+        for cell, value in ((hooks.WALK, walk), (hooks.WALK_ARGUMENT, argument), (hooks.RAM_HPA, ram_hpa),
+                            (hooks.RAM_HOST, ram_host), (hooks.RAM_LENGTH, ram_length),
+                            (hooks.TLB_SET_PAGE, self.state.functions["tlb_set_page"])):
+            cells[cell] = value
+        cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
+        self._replace_page_walker(hooks.on_tlb_fill.address)
+        self.intercept_cr(3, False, False)
+        self.intercept(ex.INVLPG, False)
+        self.flush_tlb()
+
+    def count_walks(self, count, argument):
+        """Call `int64 count(int64 argument)` before every page walk of the engine; WALK_GVA has the address."""
+        for cell, value in ((hooks.COUNT_WALK, count), (hooks.COUNT_ARGUMENT, argument),
+                            (hooks.ENGINE_WALKER, self.state.functions["x86_cpu_tlb_fill"])):
+            self._cells[cell] = value
+        self._replace_page_walker(hooks.on_tlb_fill_counted.address)
+
+    def _replace_page_walker(self, address):
+        """From now on the engine's TLB misses go to `address`, which finds the control block through the CPU."""
+        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
+        word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
+        word.value = address
 
     def intercept_msr(self, index, read=True, write=True):
         """Choose whether RDMSR and WRMSR of one MSR exit. Raises EngineError outside the bitmap's ranges."""
@@ -720,6 +771,12 @@ class SvmHardware:
             self._kick()
         return 0
 
+    def fail(self, error):
+        """Python code called from inside the engine raised `error`: end the run, which raises it."""
+        self._error = error
+        self._cells[hooks.LEAVE] = hooks.LEAVE_HANDLER
+        self._kick()
+
     def _guarded(self, function, default, *arguments):
         try:
             return function(*arguments)
@@ -760,7 +817,7 @@ class SvmHardware:
                 (hooks.EMU_STOP, functions["uc_emu_stop"]),
                 (hooks.EXCEPTION_INTERCEPTS, 1 << 14),
                 (hooks.COUNT_TABLE, self._count_table.ctypes.data),
-                (hooks.LIMIT, quick.NO_LIMIT), (hooks.PREFETCH_RIP, -1)):
+                (hooks.LIMIT, quick.NO_LIMIT), (hooks.PREFETCH_RIP, -1), (hooks.FAULTS_PUSH_RF, 1)):
             self._cells[cell] = value
 
     def _enter_guest_mode(self):
@@ -828,6 +885,11 @@ class SvmHardware:
             if instruction is not None:
                 arguments.append(ctypes.c_int(instruction))
             self._check(self._library.uc_hook_add(*arguments), "installing a hook")
+
+    def watch(self, address, callback):
+        """Call `callback()` whenever the guest is about to execute the instruction at this linear address."""
+        from unicorn import unicorn_const as uc
+        self._uc.hook_add(uc.UC_HOOK_CODE, lambda *_: callback(), begin=address, end=address)
 
     def _refresh_hflags(self):
         """Recompute what the translator knows about the mode from CR0, CR4, EFER, EFLAGS and the segments."""

@@ -23,6 +23,8 @@ from ...state.foreign import (
     call1,
     call3,
     call4,
+    call6,
+    call7,
     callback,
     load8,
     load16,
@@ -54,9 +56,16 @@ from . import quick
  EXITS, FAST_EXITS, NATIVE_EVENTS, PREFETCH_RIP,
  # instruction counting
  COUNT, LIMIT, BLOCK_PC, BLOCK_SIZE, BLOCK_COUNT, COUNT_TABLE, STARTED,
+ # nested paging (nested_paging): the walker, its argument; what to walk; what came out
+ WALK, WALK_ARGUMENT, WALK_GVA, WALK_KIND, WALK_WHO, WALK_PEEK,
+ WALK_HPA, WALK_PROT, WALK_SIZE, WALK_ERROR, WALK_ADDRESS, FAULT_LINEAR,
+ TLB_SET_PAGE, RAM_HPA, RAM_HOST, RAM_LENGTH,
+ FAULTS_PUSH_RF,
+ # counting the engine's own walks (walk_counter): the counter, its argument, the engine's walker
+ COUNT_WALK, COUNT_ARGUMENT, ENGINE_WALKER,
  # exits answered without Python (module quick)
  QUICK,
- CELLS) = range(52)
+ CELLS) = range(72)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
@@ -110,6 +119,23 @@ def mmu_index(env):
 
 
 @native
+def fetch_host(control, env, address):
+    """Host address of guest code, 0 if it may not be executed.  With nested paging the look-up leaves no A bit behind."""
+    if get(control, WALK) == 0:
+        return call4(get(control, VADDR_TO_HOST), env, address, o.ACCESS_FETCH, mmu_index(env))
+    put(control, WALK_GVA, address)
+    put(control, WALK_KIND, o.ACCESS_FETCH)
+    put(control, WALK_WHO, mmu_index(env))
+    put(control, WALK_PEEK, 1)
+    status = call1(get(control, WALK), get(control, WALK_ARGUMENT))
+    put(control, WALK_PEEK, 0)
+    at = get(control, WALK_HPA) - get(control, RAM_HPA)
+    if status != 0 or at < 0 or at >= get(control, RAM_LENGTH):
+        return 0
+    return get(control, RAM_HOST) + at
+
+
+@native
 def fetch_instruction(control, env):
     """Copy up to 15 bytes at CS:RIP into the control block, as far as the engine may execute them.
 
@@ -121,19 +147,18 @@ def fetch_instruction(control, env):
         address = load64(env + o.EIP)
     elif load32(env + o.HFLAGS) & o.HF_LMA == 0:
         address &= 0xFFFFFFFF
-    translate = get(control, VADDR_TO_HOST)
     bytes_at = control + 8 * CODE_0
     put(control, CODE_0, 0)
     put(control, CODE_1, 0)
     first = min(MAX_INSTRUCTION, PAGE - (address & (PAGE - 1)))
-    host = call4(translate, env, address, o.ACCESS_FETCH, mmu_index(env))
+    host = fetch_host(control, env, address)
     count = 0
     if host != 0:
         while count < first:
             store8(bytes_at + count, load8(host + count))
             count += 1
         if first < MAX_INSTRUCTION:
-            host = call4(translate, env, address + first, o.ACCESS_FETCH, mmu_index(env))
+            host = fetch_host(control, env, address + first)
             if host != 0:
                 while count < MAX_INSTRUCTION:
                     store8(bytes_at + count, load8(host + count - first))
@@ -224,7 +249,7 @@ def reflect_exception(control, vector, error):
                 or (old == 14 and (second or vector == 14))):
             vector = 8
             error = 0
-    if (ex.FAULTS >> vector) & 1:
+    if (ex.FAULTS >> vector) & 1 and get(control, FAULTS_PUSH_RF):
         # a fault pushes RFLAGS with RF set (SDM vol. 3 6.8.3)
         env = get(control, ENV)
         store64(env + o.EFLAGS, load64(env + o.EFLAGS) | 0x10000)
@@ -342,10 +367,15 @@ def on_interrupt(uc, number, control):
         # For a software event the engine has moved RIP to the next instruction already.
         store64(env + o.EIP, get(control, DELIVERY_RIP))
         # Its 64-bit gate checks report twice the selector-style index (vector * 16 + 2).
-        if error & 2 and code != ex.PAGE_FAULT and load32(env + o.HFLAGS) & o.HF_LMA:
+        if error & 2 and code != ex.PAGE_FAULT and code != ex.NPF and load32(env + o.HFLAGS) & o.HF_LMA:
             error = (interrupted & 0xFF) * 8 + 2
-    if code == ex.PAGE_FAULT and interrupted & ex.EVENT_VALID == 0:
-        if is_prefetch_fault(control, env, cpu, address, error):
+    linear = address
+    if code == ex.NPF:
+        # the engine keeps 32 bits of EXITINFO1
+        error = get(control, WALK_ERROR)
+        linear = get(control, FAULT_LINEAR)
+    if (code == ex.PAGE_FAULT or code == ex.NPF) and interrupted & ex.EVENT_VALID == 0:
+        if is_prefetch_fault(control, env, cpu, linear, error):
             return
     put(control, PREFETCH_RIP, -1)
     put(control, EXITS, get(control, EXITS) + 1)
@@ -353,7 +383,7 @@ def on_interrupt(uc, number, control):
         # Exact counting: the instruction was counted when it began, and it did not end. A fault on the
         # fetch of the next one comes before that one began.
         put(control, STARTED, 0)
-        fetch = code == ex.PAGE_FAULT and error & 0x10
+        fetch = (code == ex.PAGE_FAULT or code == ex.NPF) and error & 0x10
         if code != ex.INTR and code != ex.VINTR and not fetch:
             put(control, COUNT, get(control, COUNT) - 1)
     else:
@@ -362,7 +392,7 @@ def on_interrupt(uc, number, control):
     to_python = True
     if get(control, QUICK) != 0 and quick_exit(control, env, code):
         to_python = False
-    elif code == ex.PAGE_FAULT:
+    elif code == ex.NPF or code == ex.PAGE_FAULT and (get(control, EXCEPTION_INTERCEPTS) >> 14) & 1:
         if get(control, FAST_PATH) != 0:
             block = get(control, FAST_ARGUMENT)
             store64(block, address)
@@ -393,6 +423,8 @@ def on_interrupt(uc, number, control):
         store8(cpu + o.CPU_INTERRUPT_REQUEST + 1, 0)
     elif (ex.EXCEPTION <= code < ex.EXCEPTION + 32
           and (get(control, EXCEPTION_INTERCEPTS) >> (code - ex.EXCEPTION)) & 1 == 0):
+        if code == ex.PAGE_FAULT:
+            store64(env + o.CR + 16, address)
         if reflect_exception(control, code - ex.EXCEPTION, error):
             to_python = False
         else:
@@ -402,7 +434,7 @@ def on_interrupt(uc, number, control):
         put(control, EXIT_CODE, code)
         put(control, EXIT_ADDRESS, address)
         put(control, EXIT_ERROR, error)
-        if code == ex.PAGE_FAULT:
+        if code == ex.PAGE_FAULT or code == ex.NPF:
             put(control, CODE_COUNT, 0)
         else:
             fetch_instruction(control, env)
@@ -600,3 +632,42 @@ def on_instruction(uc, pc, size, control):
         call4(get(control, CPU_VMEXIT), get(control, ENV), ex.INTR, 0, 0)
     put(control, COUNT, total + 1)
     put(control, STARTED, 1)
+
+
+@callback("u32", "i64", "i64", "i32", "i32", "i32", "u32", "i64")
+def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
+    """CPUClass.tlb_fill: fill the TLB and return 1; a failed probe returns 0, any other failure does not return."""
+    env = cpu + o.CPU_ENV
+    control = load64(env + o.NESTED_CR3)
+    put(control, WALK_GVA, address)
+    put(control, WALK_KIND, kind)
+    put(control, WALK_WHO, index)
+    status = call1(get(control, WALK), get(control, WALK_ARGUMENT))
+    if status == 0:
+        call6(get(control, TLB_SET_PAGE), cpu, address & -PAGE, get(control, WALK_HPA) & -PAGE,
+              get(control, WALK_PROT), index, get(control, WALK_SIZE))
+        return 1
+    if probe & 0xFF:
+        return 0
+    put(control, FAULT_LINEAR, address)
+    vmexit = get(control, CPU_VMEXIT)
+    store64(get(control, VMCB) + o.VMCB_EXIT_INFO_2, get(control, WALK_ADDRESS))
+    error = get(control, WALK_ERROR)
+    if status == 1:
+        call4(vmexit, env, ex.NPF, error & 0xFFFFFFFF, retaddr)
+    elif status == 2:
+        call4(vmexit, env, ex.PAGE_FAULT, error, retaddr)
+    elif status == 3:
+        call4(vmexit, env, ex.EXCEPTION + 13, 0, retaddr)
+    call4(vmexit, env, ex.INTR, 0, retaddr)
+    return 0
+
+
+@callback("u32", "i64", "i64", "i32", "i32", "i32", "u32", "i64")
+def on_tlb_fill_counted(cpu, address, size, kind, index, probe, retaddr):
+    """CPUClass.tlb_fill of a run whose walks are counted: count, then let the engine walk."""
+    control = load64(cpu + o.CPU_ENV + o.NESTED_CR3)
+    if probe & 0xFF == 0:
+        put(control, WALK_GVA, address)
+        call1(get(control, COUNT_WALK), get(control, COUNT_ARGUMENT))
+    return call7(get(control, ENGINE_WALKER), cpu, address, size, kind, index, probe & 0xFF, retaddr) & 0xFF

@@ -17,22 +17,24 @@ from ...state import interpreted
 from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
-from ...x86.bits import CR4_LA57, CR4_PKE
+from ...x86.bits import CR4_LA57, CR4_PKE, EFER_SVME
 from . import exits as svm
 from . import fast_path, guest_memory, quick
 from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
+from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
 from .profile import AMD
 from .stepper import InstructionStepper
 
 U64 = (1 << 64) - 1
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
-CR0_SEL_WRITE = 0x65
 CR0_TS_MP = 0xA
 RFLAGS_IF = 1 << 9
 BP, OF, UD, DF = 3, 4, 6, 8
+#: KVM_EPERM, KVM_ENOSYS as hypercalls return them.
+EPERM, ENOSYS = -1, -1000
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Exits for the loads of descriptor table registers.
@@ -42,9 +44,10 @@ ADDRESS_MSRS = (0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x17
 #: CPUID leaf whose answer depends on XCR0, which no exit tells about.
 XSAVE_LEAF = 0xD
 #: Names of exits for the statistics.
-NAMES = {svm.PAGE_FAULT: "#PF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
+NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
-         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", CR0_SEL_WRITE: "MOV to CR0"}
+         svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", svm.VMRUN: "VMRUN", svm.VMLOAD: "VMLOAD", svm.VMSAVE: "VMSAVE",
+         svm.STGI: "STGI", svm.CLGI: "CLGI", svm.INVLPGA: "INVLPGA", CR0_SEL_WRITE: "MOV to CR0"}
 
 
 def exit_name(code):
@@ -87,10 +90,14 @@ class KvmRun:
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
     maxphyaddr: width of guest-physical addresses that CPUID shows, None for the host's.
     on_snapshot(self): called once, between two instructions, when `snapshot_at` instructions have been executed.
+    nested: the guest may use SVM itself.
     """
 
+    #: The host has nested paging.
+    npt = False
+
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None):
+                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None, nested=False):
         self.vm, self.platform, self.profile = vm, platform, profile
         self.vcpu = vm.vcpus[0]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
@@ -109,8 +116,14 @@ class KvmRun:
         self.poll_input = None
         self._map_memory()
         self._install_fast_path()
+        self._offers_svm = nested
         self._install_quick_exits()
-        self.hardware.exception_intercepts = INTERCEPTED
+        self.exception_intercepts = INTERCEPTED & ~(1 << 14) if self.npt else INTERCEPTED
+        self.hardware.exception_intercepts = self.exception_intercepts
+        self.exit_code, self.exit_info = 0, (0, 0)
+        self.nested = NestedSvm(self) if nested else None
+        self.vcpu.set_svm(nested)
+        self.hardware.set_faults_push_rf(profile.faults_push_rf)
 
     # -- set-up
 
@@ -159,8 +172,10 @@ class KvmRun:
         cells[quick.IO_TIME] = self.platform.io_time
         # without NRIPS KVM would decode each of these, which shows in counters and walks
         cells[quick.ENABLED] = int(not self.vm.view.event_mask and self.profile.nrips)
+        if self._offers_svm:
+            return      # what the guest's guest does may be the guest's to see
         self.hardware.install_quick_exits(ctypes.addressof(cells))
-        if self.profile.nrips:
+        if self.profile.nrips and not self.npt:
             # on a real CPU these need no exit: it checks addresses itself
             for code in TABLE_LOADS:
                 self.hardware.intercept(code)
@@ -252,12 +267,20 @@ class KvmRun:
         r.rip = signed(self.hardware.rip)
         self._interrupts()
         result = calls.enter(self.vm.handle, self.vcpu.index)
+        while result == entry.NESTED_EXIT:
+            self.nested.leave_pending()
+            r.rip = signed(self.hardware.rip)
+            result = calls.enter(self.vm.handle, self.vcpu.index)
+        if self.report is not None:
+            return False
         if result == entry.SHUTDOWN:
             self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_SHUTDOWN)
             return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
         if result != entry.ENTER:
             return self._end("internal error", f"no root could be made (errno {-result}); "
                                                "the shadow page capacity is too small for the quota")
+        if self.nested is not None:
+            self.nested.count_run()
         self._sync_mode()
         self._flush()
         if not self.hardware.event_queued:
@@ -272,7 +295,9 @@ class KvmRun:
     def _interrupts(self):
         """Take an interrupt from the platform when the guest can; else ask for a window."""
         r = self.vcpu.record
-        if self.platform.pending_interrupt() is None:
+        if self.platform.pending_interrupt() is None or self.nested is not None and not self.nested.gif:
+            return
+        if self.nested is not None and self.nested.active and self.nested.interrupt():
             return
         busy = r.exception_pending or r.exception_injected or r.interrupt_injected or r.nmi_injected
         if not busy and self.hardware.rflags & RFLAGS_IF and not self.hardware.in_interrupt_shadow:
@@ -287,6 +312,7 @@ class KvmRun:
         """svm_complete_interrupts: what was injected has arrived, unless its delivery was interrupted."""
         r = self.vcpu.record
         r.nmi_injected = r.exception_pending = r.exception_injected = r.interrupt_injected = 0
+        r.vmexit_pending = 0
         self.soft_exception = False
         event = self.hardware.interrupted_event
         if event is None:
@@ -319,22 +345,30 @@ class KvmRun:
             calls.queue_exception(self.vm.handle, self.vcpu.index, 13, 1, 0)
             return self._enter_again()
         if verdict != fast_path.UNTOUCHED:
-            self.exits[code] += int(code == svm.PAGE_FAULT)   # the others are in the block's counts
+            self.exits[code] += int(code in (svm.PAGE_FAULT, svm.NPF))   # the others are in the block's counts
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
             return self._conclude_page_fault(hw.fault_address, verdict)
-        if code == svm.SWINT:
+        l2 = self.nested is not None and self.nested.active
+        if code == svm.SWINT and l2:
+            code = self._nested_software_interrupt()
+        if code == svm.SWINT and not (l2 and self.nested.intercepted(code)):
             # real hardware delivers INT n without an exit
             hw.queue_event(hw.software_vector, "software", None, hw.instruction_length)
             return True
         delivered = hw.exit_counts[2]
         block[fast_path.EVENT_BEFORE] = int(delivered != block[fast_path.EVENTS_SEEN])
         block[fast_path.EVENTS_SEEN] = delivered
-        if code == svm.WRITE_CR0 and self._cr0_is_real():
+        if code == svm.VMMCALL and l2 and not self.nested.intercepted(code):
+            # the host does not intercept VMMCALL of L2
+            code = svm.EXCEPTION + UD
+        if code in (svm.WRITE_CR0, svm.READ_CR0) and l2 and self.nested.intercepted(code):
+            pass
+        elif code == svm.WRITE_CR0 and self._cr0_is_real():
             code = self._selective_cr0()
             if code is None:
                 return self.report is None
-        if code == svm.READ_CR0 and self._cr0_is_real():
+        elif code == svm.READ_CR0 and self._cr0_is_real():
             _, _, instruction = self.emulator.peek()
             if instruction.mnemonic == "smsw":
                 return self._machine_status(instruction)
@@ -348,7 +382,13 @@ class KvmRun:
         self.exits[code] += 1
         r.stat[counters.EXITS] += 1
         info1, info2 = self._exit_info(code)
+        self.exit_code, self.exit_info = code, (info1, info2)
         self.vm.emit(events.EXIT, self.vcpu.index, code, hw.rip, info1, info2)
+        if l2:
+            self.vm.emit(events.NESTED_VMEXIT, self.vcpu.index, code, hw.rip, info1, info2)
+            if self.nested.wants(code, info1):
+                self.nested.reflect(code, info1, info2)
+                return self._enter_again()
         if not self._handle(code):
             return False
         return self._enter_again()
@@ -449,9 +489,37 @@ class KvmRun:
             return self._debug_register()
         if code in TABLE_LOADS:
             return self._load_table(TABLE_LOADS[code])
+        if self.nested is not None and code in self._NESTED:
+            return self._NESTED[code](self.nested)
         if svm.VMRUN <= code <= svm.SKINIT or code in (svm.INVLPGA, svm.MONITOR, svm.MWAIT, svm.RDPMC):
             return self._queue(UD)
         return self._end("internal error", f"unsupported exit {code:#x} at RIP {self.hardware.rip:#x}")
+
+    def _nested_software_interrupt(self):
+        """INT3 and INTO of L2 when L1 intercepts the exception."""
+        vector = self.hardware.software_vector
+        if self.hardware.instruction_bytes[:1] in (b"\xcc", b"\xce") and self.nested.intercepted(svm.EXCEPTION + vector):
+            return svm.EXCEPTION + vector
+        return svm.SWINT
+
+    def queue_exception(self, vector, error=None):
+        """kvm_queue_exception; always True, as an exit handler's result."""
+        return self._queue(vector, error)
+
+    def arm_control_registers(self):
+        """Which MOV CRn exit besides what always does: nothing to do here, all do."""
+
+    def skip(self, length):
+        """kvm_skip_emulated_instruction of a known length."""
+        return self._skip(length)
+
+    def give_up(self, text):
+        """End the run: something that is not supported."""
+        return self._end("internal error", text)
+
+    def forget_soft_event(self):
+        """The event in delivery was saved for L1 (or dropped)."""
+        self.soft_exception = False
 
     def _queue(self, vector, error=None):
         calls.queue_exception(self.vm.handle, self.vcpu.index, vector, int(error is not None), error or 0)
@@ -477,7 +545,7 @@ class KvmRun:
                 self.report.internal = (f"VMM internal suberror 3 nd 5 {address:x} "
                                         f"{svm.PAGE_FAULT:x}")
                 return False
-            if not self._emulate(address, verdict & ~EMULATE):
+            if not self._emulate(address, verdict & ~EMULATE, faulted=True):
                 return False
         return self._enter_again() if enter else True
 
@@ -489,9 +557,10 @@ class KvmRun:
         stale = self.profile.stale_event_type and self._block[fast_path.EVENT_BEFORE]
         return bool(stale or self.hardware.interrupted_event)
 
-    def _emulate(self, address=0, flags=0):
+    def _emulate(self, address=0, flags=0, faulted=False):
+        """faulted: because of a fault of the MMU at `address` (EMULTYPE_PF)."""
         self.emulated += 1
-        if self.emulator.emulate(address, flags) == FAILED:
+        if self.emulator.emulate(address, flags, faulted) == FAILED:
             code = self.emulator.last_code.hex(" ")
             return self._end("internal error", f"the instruction at RIP {self.hardware.rip:#x} cannot be emulated: "
                                                f"{code}")
@@ -580,27 +649,32 @@ class KvmRun:
             self.hardware.write_msr(index, value)
             return False
         if index == EFER:
+            if self.nested is not None and self.vcpu.efer & EFER_SVME and not value & EFER_SVME:
+                self.nested.leave_for_disabled_svm()
             return calls.set_efer(self.vm.handle, self.vcpu.index, signed(value), False)
-        if index in IGNORED_MSRS:
+        if self.nested is not None and index in (HSAVE_PA, VM_CR):
+            return self.nested.write_msr(index, value)
+        if index in self.msrs:
+            self.msrs[index] = value
+            if index == TSC_AUX:
+                self.quick_cells[quick.TSC_AUX] = value
             return False
-        if index not in self.msrs:
-            return True
-        self.msrs[index] = value
-        if index == TSC_AUX:
-            self.quick_cells[quick.TSC_AUX] = value
-        return False
+        return index not in IGNORED_MSRS
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
         if index == TSC:
             return self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET]
+        if self.nested is not None and index in (HSAVE_PA, VM_CR):
+            return self.nested.read_msr(index)
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
         leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
-        values = guest_cpuid(self.vcpu, hw, leaf, subleaf, la57=self.la57)
+        values = guest_cpuid(self.vcpu, hw, leaf, subleaf, la57=self.la57, svm=self.nested is not None,
+                             svm_features=self.nested.features() if self.nested else 0)
         count = self.quick_cells[quick.CPUID_COUNT]
         if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
             self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
@@ -670,7 +744,8 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 16)
         except guest_memory.OperandFault as fault:
-            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
+                                      fault.of_nested_table)
             return True
         pcid = int.from_bytes(data[:8], "little")
         gva = int.from_bytes(data[8:], "little")
@@ -686,11 +761,26 @@ class KvmRun:
     def _kick(self):
         return True
 
+    def _hypercall(self):
+        """kvm_emulate_hypercall: none is offered here."""
+        hw = self.hardware
+        mask = U64 if self.emulator.code_bits() == 64 else 0xFFFFFFFF
+        nr, *arguments = (hw.gpr[i] & mask for i in (0, 3, 1, 2, 6))
+        self.vm.emit(events.HYPERCALL, nr, *arguments)
+        hw.gpr[0] = (EPERM if hw.cpl else ENOSYS) & mask
+        self.vcpu.record.stat[counters.HYPERCALLS] += 1
+        return self._skip(3)
+
     _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
                  svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
-                 svm.VMMCALL: lambda self: self._queue(UD),
+                 svm.VMMCALL: _hypercall,
                  svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
                                                          f"RIP {self.hardware.rip:#x}")}
+
+    #: SVM instructions of a guest that may use them.
+    _NESTED = {svm.VMRUN: NestedSvm.vmrun, svm.VMLOAD: NestedSvm.vmload, svm.VMSAVE: NestedSvm.vmsave,
+               svm.STGI: lambda nested: nested.set_gif(True), svm.CLGI: lambda nested: nested.set_gif(False),
+               svm.INVLPGA: NestedSvm.invlpga}
 
     # -- userspace's side of emulated accesses
 
@@ -726,6 +816,8 @@ class KvmRun:
         self.report = RunReport(reason, text, exit_code)
         return False
 
+    #: Name of the exit that the fast path handles.
+    FAULT_NAME = "#PF"
     #: Guest instructions between looks at limits and timers when the guest makes no exits.
     SLICE = 2_000_000
 
@@ -766,7 +858,7 @@ class KvmRun:
         others = (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS), ("INVLPG", fast_path.INVLPGS))
         for name, cell in others:
             report.exits[name] += block[cell]
-        report.exits["#PF"] += faults - sum(block[cell] for _, cell in others)
+        report.exits[self.FAULT_NAME] += faults - sum(block[cell] for _, cell in others)
         report.exits["IO"] += ports
         report.exits["CPUID, RDTSC"] += quick_exits - ports
         report.emulated = self.emulated + block[fast_path.EMULATED]

@@ -77,6 +77,7 @@ INTERCEPT_CR_WRITE = 5530
 INTERCEPT_DR_READ = 5532
 INTERCEPT_DR_WRITE = 5534
 INTERCEPT_EXCEPTIONS = 5536
+NESTED_CR3 = 5544  # unused: the engine's own nested paging stays off (see nested_paging)
 CONTEXT_DATA_SIZE = 5568  # offsetof(CPUX86State, end_reset_fields)
 
 # hflags: what the translator knows about the mode
@@ -127,6 +128,8 @@ _FUNCTIONS = (
     "cpu_lduw_mmuidx_ra",
     "tb_invalidate_phys_range",
     "qemu_ram_addr_from_host",
+    "x86_cpu_tlb_fill",
+    "tlb_set_page",
 )
 
 
@@ -259,3 +262,24 @@ def _verify_layout(uc, lib, handle, cpu, env):
     if ctypes.c_uint32.from_address(env + SYSENTER_CS).value != 0x4321:
         refuse("SYSENTER_CS")
     uc.msr_write(0x174, 0)
+
+
+#: Bytes of the CPU object that are searched for its page walker.
+CPU_OBJECT_SIZE = 65536
+
+
+def find_page_walker(state: EngineState):
+    """Host address of the word through which the engine calls its page walker (CPUClass.tlb_fill).
+
+    The class object lies inside the CPU object; it holds the walker's address twice, in the word that is called and in
+    the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is exactly one such pair.
+    """
+    walker = state.functions["x86_cpu_tlb_fill"].to_bytes(8, "little")
+    with open("/proc/self/mem", "rb", 0) as memory:
+        memory.seek(state.cpu)
+        data = memory.read(CPU_OBJECT_SIZE)
+    places = [at for at in range(0, len(data) - 15, 8) if data[at:at + 16] == walker * 2]
+    if len(places) != 1:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs ({len(places)} places look like the page "
+                          "walker of the CPU class)")
+    return state.cpu + places[0]

@@ -99,3 +99,34 @@ class Value:
 
     kind: Kind
     parts: tuple = ()
+
+
+def plain(kind):
+    """The kind that a variable, argument or result of this kind is kept in."""
+    if kind is BOOL:
+        return INT
+    if isinstance(kind, Static):
+        if isinstance(kind.value, int):
+            return INT
+        if isinstance(kind.value, tuple):
+            return group([plain(static(v)) for v in kind.value])
+        return kind
+    if isinstance(kind, Field):
+        return Table("table64", kind.parts, 64)
+    if isinstance(kind, Group):
+        return group([plain(item) for item in kind.items], kind.shape)
+    return kind
+
+
+def scalar(kind):
+    return kind is INT or kind is BOOL or isinstance(kind, Static) and isinstance(kind.value, int)
+
+
+def number(value):
+    """An LLVM constant, wrapped to 64 bits."""
+    value &= (1 << 64) - 1
+    return ir.Constant(I64, value - (1 << 64) if value >> 63 else value)
+
+
+def static_int(value):
+    return Value(static(value))

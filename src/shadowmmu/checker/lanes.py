@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A search over one machine that can be done in slices, stopped, saved and taken up again: at random or exhaustively.
+
+    lane.step(budget)    0, the number of a failure, or -1 when nothing is left       lane.found()   its operations
+    lane.go_on()         after a failure                                              lane.save(), lane.restore(words)
+"""
+
+from ..state import JIT
+from . import entries, ops
+from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, NODES
+from .breadth import SALT as BREADTH_SALT
+from .breadth import WORK_WORDS as BREADTH_WORDS
+from .random_walk import END, FULLS, LENGTH, MAX_LENGTH, POOL, POOLED, SALT, SEED, STEP, TABLE_FULL, WORK_WORDS
+
+
+class RandomWalk:
+    """One walk over one machine.  rows: kind -> rows; weights: kind -> how often it is drawn; seen: (table, bits)."""
+
+    mode = "random"
+    #: Copies of the state that it needs in its arena.
+    COPIES = 2 + POOL
+
+    def __init__(self, arena, rows, weights, seen, seed, length=40, salt=0):
+        self.arena, (self.seen, self.bits) = arena, seen
+        kinds, flat, total = [], [], 0
+        for kind, weight in weights.items():
+            if rows[kind] and weight:
+                total += weight
+                kinds += [total, len(flat), len(rows[kind])]
+                flat += rows[kind]
+        self.alphabet, self.n_kinds = entries.table_of(flat), len(kinds) // 3
+        self.kinds = entries.table(len(kinds))
+        for i, value in enumerate(kinds):
+            self.kinds[i] = value
+        self.work, self.trace = entries.table(WORK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
+        self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
+        w = self.work
+        w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
+        self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
+
+    def step(self, budget):
+        """So many operations: 0, or the number of a failure."""
+        a = self.arena
+        return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.kinds,
+                          self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth, self.seen, self.bits,
+                          budget))
+
+    def found(self):
+        """Rows from the initial state to the failure that `step` has just reported."""
+        return entries.rows_of(self.trace, int(self.work[STEP]))
+
+    def go_on(self):
+        """After a failure: the next operation starts a new walk."""
+        self.work[STEP] = self.work[END]
+
+    @property
+    def complete_depth(self):
+        return -1
+
+    def save(self):
+        """Words from which `restore` makes the same walk again."""
+        n = ops.ROW_WORDS
+        out = [[int(x) for x in self.work], [int(x) for x in self.pool_depth]]
+        out.append([int(x) for x in self.trace[:n * int(self.work[STEP])]])
+        for k in range(int(self.work[POOLED])):
+            at = k * MAX_LENGTH * n
+            out.append([int(x) for x in self.pool_trace[at:at + n * int(self.pool_depth[k])]])
+        return out
+
+    def restore(self, saved):
+        """Become the walk that was saved."""
+        work, depths, trace, *pool = saved
+        for to, words in ((self.work, work), (self.pool_depth, depths), (self.trace, trace)):
+            for i, word in enumerate(words):
+                to[i] = word
+        for k, words in enumerate(pool):
+            for i, word in enumerate(words):
+                self.pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i] = word
+            self._follow(words, 2 + k)
+        if self.work[STEP] < self.work[END]:
+            self._follow(trace, 1)
+
+    def _follow(self, words, i):
+        """Make copy i the state at the end of a trace."""
+        self.arena.copy(i, 0)
+        rows = entries.table(max(len(words), 1))
+        for k, word in enumerate(words):
+            rows[k] = word
+        entries.follow(self.arena.handle(i), self.arena.area, rows, len(words) // ops.ROW_WORDS)
+
+
+class BreadthFirst:
+    """One exhaustive search over one machine.  rows: kind -> rows; seen: (table, bits)."""
+
+    mode = "exhaustive"
+    COPIES = 3
+
+    def __init__(self, arena, rows, seen, depth=MAX_DEPTH, nodes=1 << 22, salt=0):
+        self.arena, (self.seen, self.bits) = arena, seen
+        self.rows = [r for kind in rows.values() for r in kind]
+        self.alphabet, self.depth = entries.table_of(self.rows), min(depth, MAX_DEPTH)
+        self.capacity = nodes if JIT else min(nodes, 1 << 14)
+        self.work, self.nodes = entries.table(BREADTH_WORDS), entries.table(self.capacity)
+        self.path = entries.table(MAX_DEPTH + 1)
+        self.work[NODES], self.work[BREADTH_SALT] = 1, salt
+        self.done = False
+
+    def step(self, budget):
+        """So many operations: 0, the number of a failure, or -1 when there is nothing left to do."""
+        a = self.arena
+        result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows),
+                                     self.work, self.nodes, self.capacity, self.path, self.seen, self.bits, budget,
+                                     self.depth))
+        self.done = result < 0
+        return result
+
+    def found(self):
+        """Rows from the initial state to the failure that `step` has just reported."""
+        node, back = int(self.work[NEXT_NODE]), [self.rows[int(self.work[NEXT_OP])]]
+        while node:
+            back.append(self.rows[int(self.nodes[node]) & (1 << MOVE_BITS) - 1])
+            node = int(self.nodes[node]) >> MOVE_BITS
+        return back[::-1]
+
+    def go_on(self):
+        """After a failure: leave that operation out."""
+        self.work[NEXT_OP] += 1
+
+    @property
+    def exhausted(self):
+        """Every state that the alphabet reaches (to the depth asked for) has been met."""
+        return self.done and not self.work[TABLE_FULL] and not self.work[FULLS]
+
+    @property
+    def complete_depth(self):
+        """Every sequence of so many operations has been done."""
+        w = self.work
+        reached = self.depth if self.done else int(w[LEVEL_END])
+        return min(reached, int(w[LOST])) if w[LOST] else reached
+
+    def save(self):
+        """Words from which `restore` makes the same search again."""
+        return [[int(x) for x in self.work], [int(x) for x in self.nodes[:int(self.work[NODES])]], [int(self.done)]]
+
+    def restore(self, saved):
+        """Become the search that was saved."""
+        for to, words in zip((self.work, self.nodes), saved):
+            for i, word in enumerate(words):
+                to[i] = word
+        self.done = bool(saved[2][0])

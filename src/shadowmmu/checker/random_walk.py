@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Random walks with restarts.
+
+    initial or pooled state -> operation -> operation -> ... -> LENGTH operations on -> restart
+                                   |
+                                   a state never met before may take a place in the pool: later walks start there
+
+Each walk leaves out about a quarter of the kinds of operations (KINDS), another quarter each time: what one kind would undo
+has time to go wrong without it.
+
+Everything follows from the seed.  A walk that was interrupted goes on exactly: its numbers, its trace and the traces of the
+pool are saved, and the states are made anew from the traces.
+"""
+
+from .. import state
+from ..state import JIT, core
+from . import area as areas
+from . import digest, execute, ops, step, verify
+
+#: Words that the loop and Python share; the first six mean the same in `breadth`.
+(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS) = range(14)
+WORK_WORDS = 14
+POOL, MAX_LENGTH = 32, 256
+#: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
+FROM_POOL, INTO_POOL = 4, 256
+
+
+@core
+def draw(work, n):
+    """A number below n from the generator in SEED."""
+    work[SEED] = (work[SEED] * 1103515245 + 12345) & 0x7FFFFFFFFFFF
+    return (work[SEED] >> 16) % n
+
+
+@core
+def draw_kind(work, kinds, total):
+    """One of the walk's kinds, by weight."""
+    while True:
+        pick = draw(work, total)
+        kind = 0
+        while kinds[3 * kind] <= pick:
+            kind += 1
+        if work[KINDS] >> kind & 1:
+            return kind
+
+
+@core
+def copy_operation(trace, to, alphabet, at):
+    for k in range(ops.ROW_WORDS):
+        trace[to + k] = alphabet[at + k]
+
+
+@core
+def restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, pool_depth):
+    """Begin a walk: at the initial state or in the pool, with some of the kinds."""
+    work[RESTARTS] += 1
+    # accesses and stores are always there
+    work[KINDS] = draw(work, 1 << n_kinds) | draw(work, 1 << n_kinds) | 3
+    work[STEP] = 0
+    work[END] = work[LENGTH]
+    if not work[POOLED] or not draw(work, FROM_POOL):
+        step.copy(vm, state.attach(initial), words)
+        return
+    k = draw(work, work[POOLED])
+    step.copy(vm, state.attach(pooled(pool, stride, k)), words)
+    work[STEP] = pool_depth[k]
+    work[END] = min(work[STEP] + work[LENGTH], MAX_LENGTH)
+    for i in range(work[STEP] * ops.ROW_WORDS):
+        trace[i] = pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i]
+
+
+@core
+def keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth):
+    """Put the state into the pool, in an arbitrary one's place if that is full."""
+    k = work[POOLED] if work[POOLED] < POOL else draw(work, POOL)
+    step.copy(state.attach(pooled(pool, stride, k)), vm, words)
+    pool_depth[k] = work[STEP]
+    for i in range(work[STEP] * ops.ROW_WORDS):
+        pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i] = trace[i]
+    if work[POOLED] < POOL:
+        work[POOLED] += 1
+
+
+@core
+def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace,
+           pool_trace, pool_depth, seen, bits, budget):
+    """`budget` operations: 0, or the number of a failure, whose operations stand in `trace`.
+
+    kinds: per kind of operation (cumulated weight, first row, number of rows).  pool: handle of the first pooled state.
+    """
+    vm = state.attach(current)
+    total = kinds[3 * (n_kinds - 1)]
+    for _ in range(budget):
+        if work[STEP] >= work[END]:
+            restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, pool_depth)
+        kind = draw_kind(work, kinds, total)
+        at = (kinds[3 * kind + 1] + draw(work, kinds[3 * kind + 2])) * ops.ROW_WORDS
+        copy_operation(trace, work[STEP] * ops.ROW_WORDS, alphabet, at)
+        failure = execute.perform(vm, area, alphabet, at)
+        work[OPERATIONS] += 1
+        work[STEP] += 1
+        if failure:
+            return failure
+        h = areas.head(vm, area)
+        if h[areas.FULL]:
+            work[FULLS] += 1
+            work[STEP] = work[END]
+            continue
+        if h[areas.SKIPPED]:
+            # it may still have served requests, so it stays in the trace
+            work[SKIPS] += 1
+        step.forget_counters(vm)
+        if work[STEP] > work[DEPTH]:
+            work[DEPTH] = work[STEP]
+        new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
+        if new < 0:
+            work[TABLE_FULL] += 1
+        elif new:
+            work[STATES] += 1
+            failure = verify.structure(vm, area)
+            if failure:
+                return failure
+            if work[STEP] * 2 < MAX_LENGTH and draw(work, INTO_POOL) == 0:
+                keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth)
+    return 0
+
+
+if JIT:
+    @core
+    def pooled(pool, stride, k):
+        """Handle of a pooled state: compiled, an address."""
+        return pool + k * stride
+else:
+    def pooled(pool, stride, k):
+        """Handle of a pooled state: interpreted, from a list."""
+        return pool[k]

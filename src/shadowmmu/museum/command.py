@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stands behind `shadowmmu museum`: the list, one exhibit told and run, the score.
+
+    0  done      1  an exhibit was not found, or its fix is not clean      2  the question cannot be answered
+"""
+
+import json
+import os
+import sys
+import textwrap
+import time
+
+from . import exhibit as exhibits
+from . import rows as catalogue
+from . import score as scores
+
+
+def _line(x):
+    length = "harmless" if x.breaks == ("nothing",) else f"{x.length} ops" if x.length else "no script"
+    return f"{x.id:<14}{x.year:<6}{length:<11}{x.title}"
+
+
+def list_all(as_json=False, out=sys.stdout):
+    """Every exhibit and every row that is none."""
+    found = exhibits.every()
+    waiting = {id: why for id, why in catalogue.WAITING.items() if id not in {x.id for x in found}}
+    if as_json:
+        print(json.dumps({
+            "exhibits": [{"id": x.id, "title": x.title, "year": x.year, "commits": list(x.commits), "cve": x.cve,
+                          "needs": list(x.needs), "kind": ", ".join(x.breaks), "operations": x.length} for x in found],
+            "waiting": [{"id": id, "what": what, "reason": why} for id, (what, why) in waiting.items()]}, indent=2), file=out)
+        return 0
+    for x in found:
+        print(_line(x), file=out)
+    print(f"\nrows that are no exhibits yet ({len(waiting)} of {len(catalogue.ROWS)}):", file=out)
+    for id, (what, why) in waiting.items():
+        print(f"{id:<14}{what}: {why}", file=out)
+    return 0
+
+
+def _story(x):
+    head = [f"{x.id}  {x.title}", ""]
+    for name, value in (("year", x.year), ("commits", ", ".join(x.commits)), ("CVE", x.cve), ("rules", x.rules),
+                        ("changed rules", ", ".join(f"{k}={v}" for k, v in x.change.items())),
+                        ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path))):
+        if value and value != "-":
+            head.append(f"{name}: {value}")
+    paragraphs = [textwrap.fill(" ".join(p.split()), 100) for p in x.story.split("\n\n")]
+    return "\n".join(head + [""] + ["\n\n".join(paragraphs), ""])
+
+
+def tell(id, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
+    """The story, a search, the shortest script with what happened, and the script under the fix."""
+    x = exhibits.named(id)
+    if x.functions and os.environ.get("SHADOWMMU_PATCH") != str(x.path):
+        # a process has one variant
+        environment = dict(os.environ, SHADOWMMU_PATCH=str(x.path))
+        os.execve(sys.executable, [sys.executable, "-m", "shadowmmu", *sys.argv[1:]], environment)
+    from . import hunt, worker
+    if not as_json:
+        print(_story(x), file=out, flush=True)
+    found = hunt.hunt(x.broken_rules, seconds, more=0.5, progress=_progress(err))
+    _clear(err)
+    script = found.script
+    if x.script and (script is None or x.length < found.length):
+        script = x.script
+    finding = hunt.explained(x.broken_rules, script) if script else None
+    mended = worker.finish(worker.start(x, "mended", 0, max(found.searched, 1)))
+    clean = not mended.get("found", True) and mended.get("script_clean", True)
+    harmless = x.breaks == ("nothing",)
+    if as_json:
+        print(json.dumps({"id": x.id, "title": x.title, "story": x.story, "found": found.found, "fixed_clean": clean,
+                          "seconds": round(found.seconds, 1), "operations": found.length, "searched": found.searched,
+                          "states": found.states, "finding": finding.as_dict() if finding else None}, indent=2), file=out)
+    else:
+        if found.found:
+            print(f"Found in {found.seconds:.1f} s, {found.searched:,} operations, {found.states:,} states.", file=out)
+        else:
+            print(f"Nothing found in {found.seconds:.1f} s, {found.searched:,} operations, {found.states:,} states.", file=out)
+            print("\n".join(_bounds(found.bounds)), file=out)
+        if finding:
+            known = "" if script == found.script else " (a shorter script than this search's is stored)"
+            print(f"\nThe shortest script{known}:\n\n{finding.text()}\n", file=out)
+        error = f" ({mended['error']})" if "error" in mended else ""
+        print(f"With the fix the same search finds {'nothing' if clean else 'something'}{error}.\n"
+              + textwrap.fill(" ".join(x.fix.split()), 100), file=out)
+    return 0 if clean and found.found != harmless else 1
+
+
+def _bounds(bounds):
+    return [f"  {b['machine']}, {b['vcpus']} vCPU: all sequences of up to {b['complete_depth']} operations" for b in bounds
+            if b["mode"] == "exhaustive" and b["complete_depth"]]
+
+
+def _progress(stream):
+    """One line on a terminal; nothing elsewhere."""
+    last = [0.0]
+
+    def show(p):
+        text = p if isinstance(p, str) else f"{p.operations:,} operations, {p.states:,} states"
+        if stream.isatty() and time.monotonic() - last[0] > 0.3:
+            last[0] = time.monotonic()
+            stream.write(f"\r{text}\x1b[K")
+            stream.flush()
+
+    return show
+
+
+def _clear(stream):
+    if stream.isatty():
+        stream.write("\r\x1b[K")
+
+
+def score(ids=(), seconds=60.0, as_json=False, fresh=False, save=False, out=sys.stdout, err=sys.stderr):
+    """The table of all exhibits (or of `ids`).  `save` keeps scripts that are shorter than the stored ones."""
+    chosen = [exhibits.named(id) for id in ids] or exhibits.every()
+    started = time.monotonic()
+    result = scores.score(chosen, seconds, fresh, _progress(err))
+    _clear(err)
+    changed = scores.save(result) if save else []
+    if as_json:
+        print(json.dumps({"exhibits": [r for r in result if r["expected"] == "a finding"],
+                          "harmless": [r for r in result if r["expected"] == "nothing"],
+                          "seconds": round(time.monotonic() - started, 1)}, indent=2), file=out)
+    else:
+        print(scores.text(result), file=out)
+        if changed:
+            print(f"stored: {', '.join(changed)}", file=out)
+    good = all(r["found"] == (r["expected"] == "a finding") and r["fixed_clean"] for r in result)
+    return 0 if good else 1

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The catalogue of historical bugs (81 rows, five groups) and what became of each row here.
+
+    A  security fixes of 2026      B  root cache, PCIDs, TLB      C  roles and contexts      D  races      E  rmap, dirty log
+    an exhibit has the row's id; a row without one stands in WAITING with the reason
+"""
+
+#: Group -> number of rows.
+GROUPS = {"A": 10, "B": 17, "C": 30, "D": 13, "E": 11}
+ROWS = tuple(f"{letter}{i}" for letter, n in GROUPS.items() for i in range(1, n + 1))
+
+NESTED = "the checker's machines have no nested guest yet"
+TDP = "the checker's machines use shadow paging only"
+
+#: Row -> (what it is, why it cannot be an exhibit yet).
+WAITING = {
+    "A5": ("reclaim invalidates the root in use after the stale check (CVE-2026-64561)", NESTED + ": only the recursive zap of "
+           "nested tables reaches a root that is in use; without it zap_oldest passes such roots over"),
+    "A6": ("a nested table that is also a root is zapped with its last parent", NESTED),
+    "B2": ("nested transitions without VPID sync only the current root", NESTED),
+    "B5": ("kvm_invalidate_pcid does not flush another PCID", TDP),
+    "B7": ("INVLPG of a nested guest works on the wrong MMU", NESTED),
+    "B8": ("a 32-bit host truncates the address to invalidate", "a 32-bit host is not modelled"),
+    "B11": ("INIT keeps the TLB", TDP + ": with shadow paging the new root's load flushes anyway"),
+    "B13": ("a Hyper-V range flush starts at the wrong gfn", "KVM as a guest of Hyper-V is not modelled"),
+    "C10": ("the size of a nested EPT entry follows the nested guest's CR4.PAE", NESTED),
+    "C11": ("the nested EPT root inherits quadrant and invalid", NESTED),
+    "C12": ("switching between direct and shadow MMU is skipped", NESTED),
+    "C13": ("the nested NPT root has the guest's level", NESTED),
+    "C14": ("a 4-level nested NPT under 5-level host tables (passthrough)", NESTED),
+    "C15": ("5-level host, PAE nested NPT: the walk starts too high", NESTED),
+    "C16": ("the hardware is told the wrong EPT level", NESTED),
+    "C17": ("no page for the PDPTEs of a 32-bit nested NPT", NESTED),
+    "C18": ("the same on a 32-bit host", NESTED),
+    "C20": ("EPTP switching writes the wrong MMU's A/D flag", NESTED),
+    "C22": ("KVM_SET_CPUID clears root_role, and the wrong kind of lock is taken",
+            "locks are not modelled (what the role becomes is: rule cpuid_invalidates_role)"),
+    "C26": ("NX recovery looks into the memslots of the wrong address space", "the recovery worker is not modelled"),
+    "C27": ("CR0.WP is the guest's own, the cached permissions are old", TDP),
+    "C28": ("protection keys are applied to the nested NPT walk", NESTED),
+    "C29": ("the walk of nested EPT goes below level 1 (CVE-2017-12188)", NESTED),
+    "C30": ("unprotecting takes a linear address for a physical one", NESTED),
+    "D2": ("an emulated page table write is applied by the value passed, not by memory",
+           "today's code drops the entry instead of "
+           "writing it, so the value is not used"),
+    "D3": ("A and D bits are written to a page that vm_pgoff names", "the host's VM_PFNMAP mappings are not modelled"),
+    "D4": ("pages are made available under the wrong lock (CVE-2022-45869)", TDP),
+    "D8": ("a fault without memslot is retried while the notifier runs", "needs a notifier range that never ends"),
+    "D9": ("a shadow entry is stored in two halves", "a 32-bit host is not modelled"),
+    "D12": ("the emulator's CMPXCHG8B stores the wrong register", "instruction emulation is the engine's, not the core's"),
+    "D13": ("the TDP iterator skips an entry after yielding (CVE-2021-47094)", TDP),
+    "E8": ("deleting a memslot zaps too much", "performance only"),
+    "E9": ("pre-faulting loops on a stale root", TDP),
+    "E11": ("unsync_children below zero in an illumos port",
+            "the port's code is not known; S001.alone counts to -1 in the same way"),
+}

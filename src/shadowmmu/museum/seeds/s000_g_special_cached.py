@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A special root is put into the cache.
+
+id:      S000.g
+year:    2022
+commits: 5499ea73e7db
+cve:     -
+rules:   linux-6.12
+change:  -
+breaks:  root-references
+needs:   -
+length:  2
+
+What the reviewer wants said in a comment: the current root must go before the switch, so that it is not shoved into the
+cache. A special root is one bare page per vCPU; once its address is in the cache and the page is filled anew, the entry means
+other tables than it did. This mutant keeps it, with an is_root_usable that knows about missing shadow pages.
+
+Fix: as posted, the special root is freed first.
+"""
+
+
+@replaces("mmu.roots.fast_pgd_switch")
+def fast_pgd_switch(vm, ctx, new_pgd, new_role):
+    """fast_pgd_switch: a special or dummy current root is dropped first, so that it is never cached."""
+    if ctx.root_hpa != INVALID_PAGE:
+        return cached_root_find_and_keep_current(vm, ctx, new_pgd, new_role)
+    return cached_root_find_without_current(vm, ctx, new_pgd, new_role)
+
+
+@replaces("mmu.roots.is_root_usable")
+def is_root_usable(vm, hpa, root_pgd, pgd, role):
+    """is_root_usable: same pgd (PCID bits included) unless direct, same role."""
+    if hpa == INVALID_PAGE:
+        return False
+    if not role & roles.DIRECT and pgd != root_pgd:
+        return False
+    i = root_to_sp(vm, hpa)
+    if i < 0:
+        return False
+    return role == state.page(vm, i).role
