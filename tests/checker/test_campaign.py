@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Campaigns: the ledger survives kill -9 of a worker and of everything; findings of one cause are one; a patch reaches workers."""
+"""Campaigns: the ledger survives kill -9 of a worker and of everything; one cause is one finding; a patch reaches workers."""
 
 import json
 import os
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 from front import BROKEN, check, environment
 
 #: A child process with tasks of a few hundred operations instead of ten seconds.
@@ -38,16 +37,18 @@ def finish(process, code=0, timeout=240):
 def rows(ledger):
     if not ledger.exists():
         return []
-    with sqlite3.connect(ledger) as db:
-        try:
-            return db.execute("SELECT strategy, seed, operations, states FROM searched ORDER BY strategy, seed").fetchall()
-        except sqlite3.OperationalError:
-            return []
+    db = sqlite3.connect(ledger)
+    try:
+        return db.execute("SELECT strategy, seed, operations, states FROM searched ORDER BY strategy, seed").fetchall()
+    except sqlite3.OperationalError:
+        return []
+    finally:
+        db.close()
 
 
 def children(pid):
     """Processes below `pid` that run our code as dask workers."""
-    out = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    out = subprocess.run(["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
     tree = [line.split(None, 2) for line in out.splitlines()[1:]]
     below, todo = [], [str(pid)]
     while todo:
@@ -62,8 +63,7 @@ def children(pid):
 
 def test_killing_workers_and_the_campaign_loses_nothing(tmp_path):
     ledger, other = tmp_path / "a.db", tmp_path / "b.db"
-    budget = ("--operations", 2400, "--json")
-    first = start(tmp_path, 400, *ARGUMENTS, *budget, "--workers", 2, "--ledger", ledger)
+    first = start(tmp_path, 250, *ARGUMENTS, "--operations", 10**6, "--workers", 2, "--ledger", ledger)
     while not rows(ledger):
         time.sleep(0.2)
         assert first.poll() is None, first.communicate()
@@ -75,13 +75,13 @@ def test_killing_workers_and_the_campaign_loses_nothing(tmp_path):
     first.wait()
     kept = rows(ledger)
     assert len(kept) >= 3
-    finish(start(tmp_path, 400, *ARGUMENTS, *budget, "--workers", 2, "--ledger", ledger))
-    finish(start(tmp_path, 400, *ARGUMENTS, "--operations", 4000, "--json", "--workers", 2, "--ledger", other))
+    finish(start(tmp_path, 250, *ARGUMENTS, "--operations", 500, "--json", "--workers", 2, "--ledger", ledger))
+    finish(start(tmp_path, 250, *ARGUMENTS, "--operations", 1250, "--json", "--workers", 2, "--ledger", other))
     whole = {row[:2]: row for row in rows(other)}
     assert set(kept) <= set(rows(ledger))
     assert all(whole[row[:2]] == row for row in rows(ledger) if row[:2] in whole)     # each task gives what it always gives
     seeds = [row[1] for row in rows(ledger) if row[0] == "random"]
-    assert seeds == sorted(set(seeds)) and len(seeds) >= 5
+    assert seeds == sorted(set(seeds)) and len(seeds) >= 4
     shown = json.loads(check(tmp_path, "--ledger", ledger, "--json").stdout)
     assert shown["operations"] == sum(row[2] for row in rows(ledger))
 

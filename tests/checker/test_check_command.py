@@ -103,8 +103,9 @@ def test_resuming_goes_on_exactly(tmp_path):
 
 def test_an_interrupt_saves_the_state(tmp_path):
     plan = tmp_path / "x.plan"
-    process = subprocess.Popen([sys.executable, "-m", "shadowmmu", "check", "--machine", "4-level", "--seconds", "100", "--resume",
-                                str(plan)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(tmp_path))
+    process = subprocess.Popen([sys.executable, "-m", "shadowmmu", "check", "--machine", "4-level", "--seconds", "100",
+                                "--resume", str(plan)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=environment(tmp_path))
     while not plan.exists():
         time.sleep(0.2)
     time.sleep(3)

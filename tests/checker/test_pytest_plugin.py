@@ -16,10 +16,11 @@ def test_mine(shadowmmu_check):
 """
 
 STATEFUL = """
-from hypothesis import settings
+from hypothesis import Phase, settings
 from shadowmmu.checker.strategies import machine_class
 TestMmu = machine_class("4-level").TestCase
-TestMmu.settings = settings(max_examples=8, stateful_step_count=12, deadline=None, derandomize=True)
+TestMmu.settings = settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None, derandomize=True,
+                            phases=[Phase.generate])
 """
 
 GIVEN = """
@@ -42,8 +43,8 @@ def test_scripts_are_lists_of_rows(rows):
 
 
 def run(folder, *arguments):
-    return subprocess.run([sys.executable, "-m", "pytest", "-p", "shadowmmu.checker.pytest_plugin", "-p", "no:cacheprovider", "-q",
-                           *arguments], cwd=folder, capture_output=True, text=True, env=environment(folder), timeout=280)
+    return subprocess.run([sys.executable, "-m", "pytest", "-p", "shadowmmu.checker.pytest_plugin", "-p", "no:cacheprovider",
+                           "-q", *arguments], cwd=folder, capture_output=True, text=True, env=environment(folder), timeout=280)
 
 
 @pytest.fixture
@@ -93,8 +94,9 @@ def test_hypothesis_strategies(folder):
 
 
 def test_the_stateful_machine_passes_a_sound_mmu_and_fails_a_broken_one(folder):
-    (folder / "test_stateful.py").write_text(STATEFUL)
+    (folder / "test_stateful.py").write_text(STATEFUL.replace("EXAMPLES", "5"))
     done = run(folder, "test_stateful.py")
     assert "1 passed" in done.stdout, done.stdout
+    (folder / "test_stateful.py").write_text(STATEFUL.replace("EXAMPLES", "40"))
     done = run(folder, "test_stateful.py", "--shadowmmu-patch", "broken.py")
     assert "1 failed" in done.stdout and "FINDING  translation" in done.stdout, done.stdout

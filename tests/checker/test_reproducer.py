@@ -13,8 +13,9 @@ from shadowmmu.checker.finding import Finding
 def finding(script, failure=verify.TRANSLATION, place=(0, 0x180, 9, 0xFF, 0x6D), **more):
     parsed = ops.parse(script)
     fields = dict(machine=parsed.machine, rules=parsed.rules, vcpus=parsed.vcpus, script=script, operations=len(parsed.rows),
-                  rule=verify.FAILURES[failure][0], meaning="", details={"frame": "0x9 (gfn 9)"}, permitted=[], held=[], change=[],
-                  tables=[], cause=cause(failure, parsed.rows[-1][0]), shape="", failure=failure, place=place, rows=parsed.rows)
+                  rule=verify.FAILURES[failure][0], meaning="", details={"frame": "0x9 (gfn 9)"}, permitted=[], held=[],
+                  change=[], tables=[], cause=cause(failure, parsed.rows[-1][0]), shape="", failure=failure, place=place,
+                  rows=parsed.rows)
     return Finding(**(fields | more))
 
 

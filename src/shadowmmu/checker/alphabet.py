@@ -57,6 +57,8 @@ def leaf_values(m):
     values = [entry(DATA + 1), entry(DATA), 0, entry(DATA, FULL & ~W), entry(U_TABLE), entry(MMIO), entry(T), entry(PD)]
     more = [entry(DATA, FULL & ~U), entry(DATA, P | W | U | A), entry(DATA, P | W | U), entry(12), entry(ROOT_A),
             entry(DATA + 1, FULL | G), entry(13, FULL & ~W), entry(U_TABLE, FULL & ~W), entry(PDPT), entry(15)]
+    if m.cr4 & CR4_PGE:
+        more += [entry(DATA, FULL | G), entry(DATA + 1, FULL | G), entry(DATA, FULL & ~W | G)]
     if m.entry_bytes == 8:
         more += [entry(DATA + 1, FULL | NX), entry(DATA, FULL | ABOVE_40), entry(DATA, FULL | ABOVE_36)]
     return values, more

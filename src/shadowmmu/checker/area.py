@@ -34,11 +34,11 @@ ORACLE_ROWS, HARDWARE_ROWS = 120, 96
 VCPUS = OUTCOMES + 2 * ORACLE_ROWS + 8
 
 #: Places within a vCPU's block.  PENDING: what the vCPU has begun (`execute`): nothing, a fault or a write; then gva, kind,
-#: value, size, flags, error code, gpa.  TABLES: bit per gfn on which the set of permitted translations depends.  FRESH: per gva
+#: value, size, flags, error code, gpa, generation of the memslots.  TABLES: bit per gfn on which the set of permitted translations depends.  FRESH: per gva
 #: (frame, access mask) of the walk from CR3 at this moment.
 CPU = 0
 PENDING = walker.CPU_WORDS
-PENDING_WORDS = 8
+PENDING_WORDS = 9
 TABLES = PENDING + PENDING_WORDS
 GUEST_RIGHTS = TABLES + 1
 HARDWARE_RIGHTS = GUEST_RIGHTS + 16

@@ -7,8 +7,8 @@
                                  with the patch in its environment
 
 Two tasks for each worker are under way; when one ends its row is written, then the next is sent.  kill -9 of a worker: dask
-gives its tasks to another (or to the one that the nanny starts).  kill -9 of the campaign: the next run with this ledger skips what
-has a row and does the rest.  Ctrl-C: tasks under way are dropped, the ledger stays.
+gives its tasks to another (or to the one that the nanny starts).  kill -9 of the campaign: the next run with this ledger
+skips what has a row and does the rest.  Ctrl-C: tasks under way are dropped, the ledger stays.
 """
 
 import json
@@ -203,6 +203,13 @@ def connect(workers, scheduler):
     return Client(cluster), cluster
 
 
+def warm(settings):
+    """Have the core compiled once, before workers that share the cache begin."""
+    machine, vcpus = settings.pairs[0]
+    for strategy, depth in (("random", 0), ("exhaustive", 1)):
+        tasks.Runner(settings).run(Task(machine, vcpus, strategy, 1, 1, 2, depth))
+
+
 def command(settings, *, seconds=0, operations=0, workers=None, scheduler=None, ledger=None, as_json=False, reproducer=None,
             out=None, err=None):
     """Body of `check --workers/--scheduler`, and of a search with --ledger."""
@@ -212,6 +219,8 @@ def command(settings, *, seconds=0, operations=0, workers=None, scheduler=None, 
     path = ledger or saved.default_path(settings).removesuffix(".plan") + ".ledger"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     book = Ledger(path)
+    if scheduler is None:
+        warm(settings)
     client, cluster = connect(workers, scheduler)
     campaign = Campaign(settings, book, client, seconds, operations, report.Progress(err))
     try:

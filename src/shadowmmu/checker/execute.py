@@ -15,7 +15,7 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 """
 
 from .. import state
-from ..mmu import contexts, faults, geometry, inject, memslots, reclaim, roots, sptes, walk, zap
+from ..mmu import contexts, faults, inject, memslots, reclaim, roots, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers
 from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
@@ -24,7 +24,7 @@ from . import area as areas
 
 #: PENDING: first word, and the places of the others.
 NOTHING, FAULT, WRITE = 0, 1, 2
-(KIND_OF_PENDING, GVA, KIND, VALUE, SIZE, FLAGS, ERROR, GPA) = range(8)
+(KIND_OF_PENDING, GVA, KIND, VALUE, SIZE, FLAGS, ERROR, GPA, GENERATION) = range(9)
 #: An outcome of `reach_lock` besides those of vm/operations: the fault waits for mmu_lock.
 AT_LOCK = -10
 
@@ -141,6 +141,7 @@ def leave_open(vm, area, v, what, gva, kind, value, size, flags, error, gpa):
     p[FLAGS] = flags
     p[ERROR] = error
     p[GPA] = gpa
+    p[GENERATION] = memslots.mmio_generation(vm, state.vcpu(vm, v))
 
 
 @core
@@ -242,6 +243,18 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
 
 
 @core
+def under_lock(vm, vcpu, generation):
+    """The rest of the fault.  It began in an SRCU section, and memslots that changed meanwhile get their new generation only
+    when that section has ended (kvm_swap_active_memslots): what the fault marks as MMIO carries the old one."""
+    space = 1 if vcpu.smm else 0
+    now = vm.mmio_generation[space] + 0
+    vm.mmio_generation[space] = generation
+    result = faults.finish(vm, vcpu)
+    vm.mmio_generation[space] = now
+    return result
+
+
+@core
 def finish(vm, area, v):
     """The rest of what the vCPU began."""
     p = pending(vm, area, v)
@@ -257,7 +270,7 @@ def finish(vm, area, v):
     flags = p[FLAGS] + 0
     architecture.set_access(vm, area, v, 3 if flags & ops.USER else 0, 1 if flags & ops.AC else 0)
     architecture.walk_before(vm, area, v, gva, kind)
-    at = after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, gva, p[ERROR], faults.finish(vm, vcpu)))
+    at = after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, gva, p[ERROR], under_lock(vm, vcpu, p[GENERATION])))
     tlb_model.obey(vm, area, vcpu, areas.part(vm, area, v, areas.HELD))
     conclude(vm, area, v, gva, kind, p[VALUE], p[SIZE], flags & ~ops.BEGIN, at)
 

@@ -23,10 +23,10 @@ WIDTH = 100
 
 @dataclass
 class Finding:
-    """machine, rules, vcpus, script: to repeat it.  rule, meaning, details: what is violated.  permitted, held: translations of
-    that address on that vCPU.  change: what the last operation changed.  manual, kvm, commits, invariant: see `causes`.
-    failure, place, rows: the same as numbers (place: vCPU, address, FAIL_A, _B, _C).  deviation: the known one, or None; withheld: then nothing but its name and story is told.  shape: equal for findings of
-    one cause."""
+    """machine, rules, vcpus, script: to repeat it.  rule, meaning, details: what is violated.  permitted, held: translations
+    of that address on that vCPU.  change: what the last operation changed.  manual, kvm, commits, invariant: see `causes`.
+    shape: equal for findings of one cause.  deviation: the known one, or None; withheld: then nothing but its name and story
+    is told.  failure, place, rows: the same as numbers (place: vCPU, address, FAIL_A, _B, _C)."""
 
     machine: str
     rules: str

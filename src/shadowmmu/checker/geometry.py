@@ -117,10 +117,13 @@ class Machine:
             U_TABLE: [entry(DATA + 1), entry(DATA + 2), entry(MMIO), entry(DATA + 3, P | W | U)],
             PD_B: [entry(U_TABLE), entry(T)],
         }
+        if self.cr4 & CR4_PGE:
+            # the kernel's part of an address space
+            t[U_TABLE][:2] = [entry(DATA + 1, FULL | G), entry(DATA + 2, FULL | G)]
         if self.entry_bytes == 4:
             t[T][2] = entry(ROOT_A)
             t[T] += [entry(DATA + 1), entry(12)]
-            t[U_TABLE] += [entry(DATA), entry(12)]
+            t[U_TABLE] += [entry(DATA + 1, FULL & ~W), entry(12)]
             t[ROOT_A], t[ROOT_B] = t.pop(PD), [entry(T, FULL & ~W), entry(U_TABLE)]
             del t[PD_B]
         elif not self.efer & EFER_LMA:
@@ -229,6 +232,8 @@ class Arena:
             interpreted.rules(self.view(0)).protect_all_address_spaces = 1
         if aside & known.MMIO_WRITABLE:
             interpreted.rules(self.view(0)).strict_old_spte = 1
+        if aside & known.MMIO_RESYNC:
+            interpreted.rules(self.view(0)).mmio_sync_looks = 1
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):

@@ -11,8 +11,11 @@ else (slots_lock, mmap_lock).
 from .. import state
 from ..mmu import dirty, flush, host, memslots, roles, shadow_pages
 from ..state import core
-from . import architecture, ops
+from . import architecture, known, ops
 from . import area as areas
+
+#: First word of PENDING while a fault is under way (execute.FAULT).
+FAULT_BEGUN = 1
 
 
 @core
@@ -156,6 +159,9 @@ def finish(vm, area):
     code = h[areas.HOST_CODE] + 0
     h[areas.HOST_CODE] = 0
     if code == ops.UNMAP or code == ops.MIGRATE:
+        if h[areas.ASIDE] & known.INVLPG_NOTIFIER and state.rules(vm).invlpg_zaps:
+            dirty.invalidate_begin(vm, h[areas.HOST_A], h[areas.HOST_B])
+            vm.invalidate_in_progress -= 1
         change_pages(vm, area, code, h[areas.HOST_A], h[areas.HOST_B])
         dirty.invalidate_end(vm)
     elif code:
@@ -173,6 +179,18 @@ def write(vm, area, gpa, value, size):
 
 
 @core
+def awaited(vm, area, slot_id):
+    """Is a fault under way that has looked for a memslot and found this one, or none?  A change of memslots waits until nobody
+    uses the old ones any more (synchronize_srcu in kvm_swap_active_memslots)."""
+    for v in range(vm.n_vcpus):
+        if areas.part(vm, area, v, areas.PENDING)[0] == FAULT_BEGUN:
+            i = state.fault(vm, v * 2).slot
+            if i < 0 or state.slot(vm, i).id == slot_id:
+                return True
+    return False
+
+
+@core
 def from_host(vm, area, code, a, b, c, d, e):
     """What userspace or the host's memory management does."""
     h = areas.head(vm, area)
@@ -183,6 +201,8 @@ def from_host(vm, area, code, a, b, c, d, e):
         done = False
     elif code == ops.HOST_WRITE:
         done = write(vm, area, a, b, c)
+    elif ops.SLOT_DELETE <= code <= ops.SLOT_MOVE and awaited(vm, area, -1 if code == ops.SLOT_CREATE else a):
+        done = False
     elif code == ops.SLOT_DELETE:
         done = dirty.delete_memslot(vm, b, a) >= 0
     elif code == ops.SLOT_CREATE:

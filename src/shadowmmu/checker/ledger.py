@@ -67,7 +67,8 @@ class Ledger:
             self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")
             if empty:
-                self.db.executescript(f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; {SCHEMA} COMMIT;")
+                self.db.executescript(f"BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; {SCHEMA} "
+                                      "COMMIT;")
         except sqlite3.Error as error:
             raise LedgerError(f"{path}: {error}") from None
 
@@ -167,8 +168,8 @@ def show(path, as_json=False, out=None):
             aside = "nothing" if not t["aside"] else f"{t['aside'].count(',') + 1} deviations"
             print(f"{t['rules']}, {'patch ' + t['patch'] if t['patch'] else 'no patch'}, sources {t['source']}, {aside} set "
                   "aside", file=out)
-            print(f"  {'machine':<10}{'vcpus':>5}  {'strategy':<11}{'tasks':>6}{'operations':>16}{'states':>14}{'depth':>6}  seeds",
-                  file=out)
+            print(f"  {'machine':<10}{'vcpus':>5}  {'strategy':<11}{'tasks':>6}{'operations':>16}{'states':>14}{'depth':>6}  "
+                  "seeds", file=out)
         seeds = f"{t['first_seed']}..{t['last_seed']}" if t["strategy"] != "exhaustive" else f"all of {t['complete_depth']}"
         print(f"  {t['machine']:<10}{t['vcpus']:>5}  {t['strategy']:<11}{t['tasks']:>6}{t['operations']:>16,}{t['states']:>14,}"
               f"{t['depth']:>6}  {seeds}", file=out)

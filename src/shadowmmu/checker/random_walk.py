@@ -5,6 +5,9 @@
                                    |
                                    a state never met before may take a place in the pool: later walks start there
 
+Each walk leaves out about a quarter of the kinds of operations (KINDS), another quarter each time: what one kind would undo
+has time to go wrong without it.
+
 Everything follows from the seed.  A walk that was interrupted goes on exactly: its numbers, its trace and the traces of the
 pool are saved, and the states are made anew from the traces.
 """
@@ -15,8 +18,8 @@ from . import area as areas
 from . import digest, execute, ops, step, verify
 
 #: Words that the loop and Python share; the first six mean the same in `breadth`.
-(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END) = range(13)
-WORK_WORDS = 13
+(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS) = range(14)
+WORK_WORDS = 14
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256
@@ -30,15 +33,29 @@ def draw(work, n):
 
 
 @core
+def draw_kind(work, kinds, total):
+    """One of the walk's kinds, by weight."""
+    while True:
+        pick = draw(work, total)
+        kind = 0
+        while kinds[3 * kind] <= pick:
+            kind += 1
+        if work[KINDS] >> kind & 1:
+            return kind
+
+
+@core
 def copy_operation(trace, to, alphabet, at):
     for k in range(ops.ROW_WORDS):
         trace[to + k] = alphabet[at + k]
 
 
 @core
-def restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_depth):
-    """Begin a walk: at the initial state or in the pool."""
+def restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, pool_depth):
+    """Begin a walk: at the initial state or in the pool, with some of the kinds."""
     work[RESTARTS] += 1
+    # accesses and stores are always there
+    work[KINDS] = draw(work, 1 << n_kinds) | draw(work, 1 << n_kinds) | 3
     work[STEP] = 0
     work[END] = work[LENGTH]
     if not work[POOLED] or not draw(work, FROM_POOL):
@@ -75,11 +92,8 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
     total = kinds[3 * (n_kinds - 1)]
     for _ in range(budget):
         if work[STEP] >= work[END]:
-            restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_depth)
-        pick = draw(work, total)
-        kind = 0
-        while kinds[3 * kind] <= pick:
-            kind += 1
+            restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, pool_depth)
+        kind = draw_kind(work, kinds, total)
         at = (kinds[3 * kind + 1] + draw(work, kinds[3 * kind + 2])) * ops.ROW_WORDS
         copy_operation(trace, work[STEP] * ops.ROW_WORDS, alphabet, at)
         failure = execute.perform(vm, area, alphabet, at)

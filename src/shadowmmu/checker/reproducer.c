@@ -46,6 +46,7 @@ struct outcome {
 static char *world;
 static struct { ulong cr0, cr3, cr4, efer; } saved[2];
 static struct outcome outcome;
+static pgd_t *root;
 static u64 stamp;	/* a new one for each write; even: it may land in a page table, as an entry that is not present */
 
 static void *va(ulong address)
@@ -279,11 +280,13 @@ static void build(void)
 static void ask(void *unused)
 {
 	@question@
+	root = phys_to_virt(read_cr3() & PT_ADDR_MASK);
 }
 
 int main(void)
 {
 	pteval_t supervisor_only = 0;
+	pteval_t *own;
 	bool permitted;
 	int cpu;
 
@@ -306,6 +309,8 @@ int main(void)
 		run_on(cpu, end);
 
 	permitted = @checks@;
+	own = get_pte(root, va(@address@));
+	printf("the guest's own entry: %lx\n", own ? *own : 0);
 	printf("last access: vector %u, error code %x, page %d\n", outcome.vector, outcome.error, outcome.gfn);
 	report(permitted, "the last access does what the architecture permits");
 	return report_summary();

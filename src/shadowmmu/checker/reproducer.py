@@ -10,7 +10,8 @@ mapped as a page, or linked at another level, stays what it was:
     linear address                 the same indices, each + 8      page 5 of the script: 0x40201209000
 
 Every page carries its gfn near its end; a read returns it, a write leaves a stamp that is looked for, a fetch calls a `ret`.
-`reproducer.c` is the frame of the program, with @places@ that are filled in here.  What is permitted at the end is asked of the oracle (`judge`), so the test says PASS for every outcome that a CPU may choose.
+`reproducer.c` is the frame of the program, with @places@ that are filled in here.  What is permitted at the end is asked of
+the oracle (`judge`), so the test says PASS for every outcome that a CPU may choose.
 """
 
 import pathlib
@@ -23,6 +24,13 @@ from .architecture import ACCESSES
 from .geometry import MACHINES, MMIO, PAGE, ROOT_A, ROOT_B
 
 CR4_BITS = {"PGE": bits.CR4_PGE, "PCIDE": bits.CR4_PCIDE, "SMEP": bits.CR4_SMEP, "SMAP": bits.CR4_SMAP, "PSE": bits.CR4_PSE}
+#: What the program does when the CPU lacks something.
+SKIP = """\
+	if (!this_cpu_has(X86_FEATURE_?)) {
+		report_skip("no ?");
+		return report_summary();
+	}
+"""
 #: What userspace does to a vCPU, and what would end the test.
 NOT_A_GUESTS = (ops.SET_SREGS, ops.SET_MSRS, ops.SET_CPUID, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT, ops.VM_ENTRY, ops.VM_EXIT)
 #: Entry 0 of a scaled table is this entry of the real one.
@@ -135,7 +143,8 @@ def program(finding):
         raise NotForGuests(f"a guest's own program cannot see this kind of failure ({finding.rule})")
     machine = MACHINES[finding.machine]
     if machine.entry_bytes != 8 or not machine.efer & bits.EFER_LMA or machine.cr4 & bits.CR4_LA57:
-        raise NotForGuests(f"machine {finding.machine}: kvm-unit-tests sets up 4-level tables; only machines with 4 levels are mapped")
+        raise NotForGuests(f"machine {finding.machine}: kvm-unit-tests sets up 4-level tables; only machines with 4 levels are "
+                           "mapped")
     rows, question = _question(finding)
     # what the host does is left out of the program, so it is left out of what is expected, too
     lines = [ops.show(row if statement(row) else ops.row(ops.ENTER, row[1])) for row in rows]
@@ -188,10 +197,9 @@ def _parts(finding, machine, rows, question, steps, user):
         "manual": finding.cause.manual, "commits": finding.cause.commits or "none",
         "functions": "\n".join(functions), "calls": "\n".join(calls), "tables": "\n".join(tables),
         "cpu": question[1], "cpus": finding.vcpus,
-        "question": _ask(question),
+        "question": _ask(question), "address": hex(real_gva(question[2]) & ~0xFFF),
         "checks": "\n\t    || ".join(f"({c})" for c in checks),
-        "skip": "".join(f"\tif (!this_cpu_has(X86_FEATURE_{f})) {{\n\t\treport_skip(\"no {f}\");\n\t\treturn report_summary();\n\t}}\n"
-                        for f in sorted(features)),
+        "skip": "".join(SKIP.replace("?", f) for f in sorted(features)),
         "setup": "setup_vm();" if user else "__setup_vm(&supervisor_only);",
         "cr4": _cr4(machine.cr4), "nx": 1 if machine.efer & bits.EFER_NX else 0,
     }

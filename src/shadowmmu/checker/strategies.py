@@ -6,7 +6,7 @@
     class TestMine(machine_class("pcid")): pass         a RuleBasedStateMachine: every step is an operation and is checked
 
 Both come from `ops.OPS` and `alphabet`; there is no second list.  A failing example is already a script: the message holds the
-finding, shrunk by Hypothesis first and by the checker then.
+finding, as small as Hypothesis makes it.
 
     from shadowmmu.checker.strategies import machine_class
     TestMmu = machine_class("4-level", rules="linux-7.2").TestCase
@@ -17,9 +17,9 @@ import re
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from . import entries, known, ops, search
+from . import entries, known, ops
 from .alphabet import alphabet
-from .finding import minimal
+from .finding import explain
 from .geometry import MACHINES, Arena
 
 #: How a parameter of an operation is drawn, by the letter in `ops.OPS`.
@@ -72,39 +72,43 @@ def scripts(machine="4-level", vcpus=1, max_size=20):
 class _Walk(RuleBasedStateMachine):
     """Every step is an operation on one small machine; after each all checks of the search are made."""
 
-    machine, rules, vcpus, aside = "4-level", "linux-6.12", 1, 0
+    #: Names that RuleBasedStateMachine does not use: (machine, rules, vCPUs, mask of deviations set aside).
+    mmu = ("4-level", "linux-6.12", 1, 0)
     arena = None
 
     def __init__(self):
         super().__init__()
         kind = type(self)
         if kind.arena is None:
-            kind.arena = Arena(MACHINES[self.machine], self.rules, self.vcpus, copies=2, aside=self.aside)
+            machine, kernel, vcpus, aside = self.mmu
+            kind.arena = Arena(MACHINES[machine], kernel, vcpus, copies=2, aside=aside)
         self.arena.copy(1, 0)
-        self.rows = []
+        self.done = []
 
     def do(self, row):
         """One operation; AssertionError with the finding if a check fails."""
-        self.rows.append(row)
+        self.done.append(row)
         failure = int(entries.perform(self.arena.handle(1), self.arena.area, entries.table_of([row]), 0))
         if failure:
-            raise AssertionError("\n" + minimal(self.arena, search.Found(failure, self.rows)).text())
+            raise AssertionError("\n" + explain(self.arena, self.done, failure).text())
 
 
 def machine_class(machine="4-level", *, rules="linux-6.12", vcpus=1, aside=tuple(known.DEVIATIONS), small=False):
-    """A RuleBasedStateMachine with one rule for each kind of operation of the machine's alphabet.  aside: names of known
+    """A RuleBasedStateMachine with rules for each kind of operation of the machine's alphabet.  aside: names of known
     deviations that are not looked for."""
     m = MACHINES[machine]
-    body = {"machine": machine, "rules": rules, "vcpus": vcpus, "aside": known.mask(aside), "arena": None}
+    body = {"mmu": (machine, rules, vcpus, known.mask(aside)), "arena": None}
     for kind, rows in alphabet(m, vcpus, small).items():
-        if rows and m.weights.get(kind):
-            body[kind.replace(" ", "_")] = rule(row=st.sampled_from(rows))(_step(kind))
+        # Hypothesis draws rules evenly: a kind that the search draws often has several
+        for i in range(-(-m.weights.get(kind, 0) // 4) if rows else 0):
+            name = f"{kind.replace(' ', '_')}_{i}"
+            body[name] = rule(row=st.sampled_from(rows))(_step(name))
     return type(f"Mmu_{machine.replace('-', '_')}", (_Walk,), body)
 
 
-def _step(kind):
+def _step(name):
     def operation(self, row):
         self.do(row)
 
-    operation.__name__ = kind.replace(" ", "_")
+    operation.__name__ = name
     return operation

@@ -33,7 +33,8 @@ LOOP = bytes.fromhex("813d44300000")
 FIRST, LAST = 0x10, 0x34
 GFNS, ROWS = 4096, 6000
 MASK = 0xFFFFFFFF
-OPERATIONS = ("read",) * 4 + ("write",) * 3 + ("pte",) * 2 + ("pte invlpg", "invlpg", "cr3", "reload cr3", "pde", "toggle", "byte")
+OPERATIONS = (*("read",) * 4, *("write",) * 3, *("pte",) * 2, "pte invlpg", "invlpg", "cr3", "reload cr3", "pde", "toggle",
+              "byte")
 
 
 @dataclass
@@ -252,7 +253,8 @@ class Watcher:
         """The page that a value came from: one with that value, a permitted one if there is a choice."""
         pages = [gfn for gfn in (*range(0x200, 0x240), *range(0x400, 0x600)) if self.word(gfn << 12) == value]
         names = [f"page {gfn:#x}" for gfn in pages]
-        return next((name for name in (access.fresh, *access.permitted) if name in names), names[0] if names else f"value {value:#x}")
+        likely = [name for name in (access.fresh, *access.permitted) if name in names]
+        return (likely or names or [f"value {value:#x}"])[0]
 
     def written(self, access):
         """The page that a write went to: it left the number of the operation there."""

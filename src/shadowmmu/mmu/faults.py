@@ -295,10 +295,6 @@ def max_mapping_level(vm, slot, gfn, max_level):
     level = min(max_level, state.rules(vm).max_huge_page_level)
     while level > 1 and tracking.forbids_large(vm, slot, gfn, level):
         level -= 1
-    if state.rules(vm).protect_all_address_spaces:
-        other = memslots.gfn_to_memslot(vm, 1 - state.slot(vm, slot).as_id, gfn)
-        while level > 1 and other >= 0 and memslots.disallow_lpage(vm, other, gfn, level):
-            level -= 1
     if level == 1:
         return 1
     return min(host.mapping_level(vm, slot, gfn), level)

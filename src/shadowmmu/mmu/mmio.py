@@ -8,6 +8,7 @@
     spte: | gen 18..8 (bits 62..52) | 51: mark | gfn | gen 7..0 (bits 10..3) | U W | P |
 """
 
+from .. import state
 from ..state import core
 from ..x86.bits import FRAME_SHIFT, PT_USER, PT_WRITABLE
 from . import events, geometry, memslots, nested, roles, sptes
@@ -71,7 +72,8 @@ def sync_spte(vm, vcpu, sptep, gfn, access):
     spte = geometry.read_spte(vm, sptep)
     if not sptes.is_mmio(spte):
         return False
-    if gfn != spte_gfn(spte):
+    # a memslot may have come since the entry was made; the kernel does not look
+    if gfn != spte_gfn(spte) or state.rules(vm).mmio_sync_looks and memslots.vcpu_gfn_to_memslot(vm, vcpu, gfn) >= 0:
         sptes.clear_no_track(vm, sptep)
     else:
         mark_spte(vm, vcpu, sptep, gfn, access)

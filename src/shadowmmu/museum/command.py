@@ -17,7 +17,7 @@ from . import score as scores
 
 def _line(x):
     length = "harmless" if x.breaks == ("nothing",) else f"{x.length} ops" if x.length else "no script"
-    return f"{x.id:<13}{x.year:<6}{length:<11}{x.title}"
+    return f"{x.id:<14}{x.year:<6}{length:<11}{x.title}"
 
 
 def list_all(as_json=False, out=sys.stdout):
@@ -34,7 +34,7 @@ def list_all(as_json=False, out=sys.stdout):
         print(_line(x), file=out)
     print(f"\nrows that are no exhibits yet ({len(waiting)} of {len(catalogue.ROWS)}):", file=out)
     for id, (what, why) in waiting.items():
-        print(f"{id:<13}{what}: {why}", file=out)
+        print(f"{id:<14}{what}: {why}", file=out)
     return 0
 
 

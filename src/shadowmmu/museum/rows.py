@@ -9,8 +9,8 @@
 GROUPS = {"A": 10, "B": 17, "C": 30, "D": 13, "E": 11}
 ROWS = tuple(f"{letter}{i}" for letter, n in GROUPS.items() for i in range(1, n + 1))
 
-NESTED = "follows with nested paging"
-TDP = "follows with the direct (TDP) MMU"
+NESTED = "the checker's machines have no nested guest yet"
+TDP = "the checker's machines use shadow paging only"
 
 #: Row -> (what it is, why it cannot be an exhibit yet).
 WAITING = {
@@ -32,13 +32,15 @@ WAITING = {
     "C17": ("no page for the PDPTEs of a 32-bit nested NPT", NESTED),
     "C18": ("the same on a 32-bit host", NESTED),
     "C20": ("EPTP switching writes the wrong MMU's A/D flag", NESTED),
-    "C22": ("KVM_SET_CPUID clears root_role, and the wrong kind of lock is taken", "locks are not modelled"),
+    "C22": ("KVM_SET_CPUID clears root_role, and the wrong kind of lock is taken",
+            "locks are not modelled (what the role becomes is: rule cpuid_invalidates_role)"),
     "C26": ("NX recovery looks into the memslots of the wrong address space", "the recovery worker is not modelled"),
     "C27": ("CR0.WP is the guest's own, the cached permissions are old", TDP),
     "C28": ("protection keys are applied to the nested NPT walk", NESTED),
     "C29": ("the walk of nested EPT goes below level 1 (CVE-2017-12188)", NESTED),
     "C30": ("unprotecting takes a linear address for a physical one", NESTED),
-    "D2": ("an emulated page table write is applied by the value passed, not by memory", "today's code drops the entry instead of "
+    "D2": ("an emulated page table write is applied by the value passed, not by memory",
+           "today's code drops the entry instead of "
            "writing it, so the value is not used"),
     "D3": ("A and D bits are written to a page that vm_pgoff names", "the host's VM_PFNMAP mappings are not modelled"),
     "D4": ("pages are made available under the wrong lock (CVE-2022-45869)", TDP),
@@ -48,5 +50,6 @@ WAITING = {
     "D13": ("the TDP iterator skips an entry after yielding (CVE-2021-47094)", TDP),
     "E8": ("deleting a memslot zaps too much", "performance only"),
     "E9": ("pre-faulting loops on a stale root", TDP),
-    "E11": ("unsync_children below zero in an illumos port", "the port's code is not known; S001.alone counts to -1 in the same way"),
+    "E11": ("unsync_children below zero in an illumos port",
+            "the port's code is not known; S001.alone counts to -1 in the same way"),
 }

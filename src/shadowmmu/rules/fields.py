@@ -16,8 +16,10 @@ FIELDS = {
     "track_all_address_spaces": "write tracking looks at every address space (0f38453cdb2e)",
     "protect_all_address_spaces": "a page table is write-protected and kept out of large mappings in every address space; no "
                                   "kernel does so, it is what the checker puts in place to set `smm-protection` aside",
-    "strict_old_spte": "make_spte looks at the old entry more closely; no kernel does so, it is what the checker puts in place to "
-                       "set `mmio-writable` aside",
+    "strict_old_spte": "make_spte looks at the old entry more closely; no kernel does so, it is what the checker puts in place "
+                       "to set `mmio-writable` aside",
+    "mmio_sync_looks": "syncing an MMIO spte looks for a memslot; no kernel does so, it is what the checker puts in place to set "
+                       "`mmio-resync` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
     "exhibit": "which exhibit of a patch that holds several is in force (museum/combined.py); 0: none",
     "role_has_smep": "CR4.SMEP itself is in the page role (7.2), not only together with CR0.WP=0",

@@ -17,6 +17,7 @@ LINUX_6_12_0 = {
     "track_all_address_spaces": 0,
     "protect_all_address_spaces": 0,
     "strict_old_spte": 0,
+    "mmio_sync_looks": 0,
     "unsync_shortcut": 0,
     "exhibit": 0,
     "role_has_smep": 0,

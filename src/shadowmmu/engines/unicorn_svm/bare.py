@@ -72,7 +72,7 @@ class BareRun(KvmRun):
 
     def _page_fault(self):
         hw = self.hardware
-        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, hw.error_code, signed(hw.fault_address))
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, hw.error_code, signed(hw.fault_address), False)
         return True
 
     def _control_register(self, code):

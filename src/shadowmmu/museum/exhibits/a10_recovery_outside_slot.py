@@ -7,9 +7,9 @@ commits: ef057cbf825e
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   host
-length:  -
+length:  3
 
 When dirty logging ends, KVM asks for every 4K and 2M entry whether a larger page could take its place, by the gfn of the
 shadow page that holds it. That page may stand for a 2M guest page which begins before the memslot; its gfn then yields a

@@ -7,9 +7,9 @@ commits: aad885e77496
 cve:     CVE-2026-23401
 rules:   linux-6.12
 change:  drop_before_mmio_spte=0
-breaks:  -
+breaks:  rmap-exact
 needs:   -
-length:  -
+length:  2
 
 mmu_set_spte stored the MMIO mark first and looked at what stood there afterwards. As long as KVM sees every write to a guest
 page table the old entry is gone by then; but userspace may write guest memory, too, and KVM does not see that. Then a present

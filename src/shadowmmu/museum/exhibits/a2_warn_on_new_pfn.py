@@ -7,9 +7,9 @@ commits: -
 cve:     CVE-2026-23402
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  2
 
 A check that a present entry never changes its pfn was meant for direct MMUs, where the host's page of a gfn cannot change
 without the notifier. In the shadow MMU the gfn itself comes from guest memory: userspace writes a guest page table, the guest

@@ -7,9 +7,9 @@ commits: 0cb2af2ea66a
 cve:     CVE-2026-46113
 rules:   linux-6.12
 change:  child_gfn_must_match=0, link_zaps_any=0
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  3
 
 A fault that finds a table linked where it wants to link one keeps it. For a table without a guest counterpart (a 2M guest
 page that the host maps in 4K pieces) the gfn of each entry is computed from the table's own. When the guest's PDE comes to

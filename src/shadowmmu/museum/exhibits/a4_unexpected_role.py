@@ -7,9 +7,9 @@ commits: 81ccda30b4e8
 cve:     CVE-2026-53359
 rules:   linux-6.12
 change:  child_role_must_match=0
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  5
 
 The check of A3 compared gfns only. A PDE that named a 2M page at gfn G and now names a page table at the same gfn G leads to
 a direct table where a shadow of the guest's table is wanted; both have gfn G, so the direct one stays. It computes the gfns

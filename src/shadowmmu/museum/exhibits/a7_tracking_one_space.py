@@ -7,9 +7,9 @@ commits: 0f38453cdb2e
 cve:     -
 rules:   linux-6.12
 change:  track_all_address_spaces=0
-breaks:  -
+breaks:  warning
 needs:   SMM
-length:  -
+length:  3
 
 An upper-level shadow page counts itself in the memslot of its own address space: the one of system management mode if the
 page was made there. A write fault outside SMM asked only its own memslot whether the gfn is tracked, got a no, and went on to

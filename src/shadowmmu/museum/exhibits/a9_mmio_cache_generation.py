@@ -7,9 +7,9 @@ commits: b3e6212dea2e
 cve:     CVE-2026-99082
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  not-mmio
 needs:   SMM, host
-length:  -
+length:  4
 
 A vCPU remembers the last address that had no memory, together with the generation of the memslots, so that a new memslot
 makes it forget. The generation was always taken from the ordinary address space. In system management mode other memslots
@@ -25,7 +25,8 @@ def cache_info(vm, vcpu, gva, gfn, access):
     """vcpu_cache_mmio_info.  With GVA 0 (direct maps) only the gfn can match."""
     generation = vm.mmio_generation[0]
     # a generation that is being updated is never cached
-    vcpu.mmio_gva = gva & -(1 << vm.page_shift) if gva else 0
+    # with nested tables the address of a fault is L2's gpa, which must not match
+    vcpu.mmio_gva = gva & -(1 << vm.page_shift) if gva and not nested.is_nested(vcpu) else 0
     vcpu.mmio_access = access
     vcpu.mmio_gfn = gfn
     vcpu.mmio_gen = generation

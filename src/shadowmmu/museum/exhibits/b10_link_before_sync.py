@@ -7,9 +7,9 @@ commits: 65855ed8b034
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 A shadow page that was out of use may have unsync pages below it. Linking it is enough to make them visible, and the guest
 need not flush: it turned a non-present entry into a present one, and CPUs do not cache entries that are not present. KVM

@@ -7,9 +7,9 @@ commits: 91546356d0e5
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 A fault that finds an entry for another page there drops it from its reverse map and writes the new one. Other CPUs may hold
 the old translation; since the rmap no longer knows about it, nothing that later happens to the old page will flush them

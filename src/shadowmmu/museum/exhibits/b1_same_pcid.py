@@ -7,9 +7,9 @@ commits: 21823fbda552
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 A flushing MOV CR3 empties everything the CPU holds under the PCID. KVM synchronised the one page table that was being loaded;
 other cached roots that had run under the same PCID kept their out-of-date entries. A later load of such a root without a

@@ -7,9 +7,9 @@ commits: b53e84eed08b
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 A guest can ask for a flush of its TLB by hypercall (or by its paravirtual clock page). KVM answered by flushing the hardware.
 With nested paging that is all there is; with shadow paging the shadow tables are part of the guest's TLB, and unsync pages in

@@ -7,9 +7,9 @@ commits: 509bfe3d9796
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  8
 
 Without PCIDs every MOV CR3 flushes, so KVM may keep out-of-date roots in its cache: they are synchronised when they are used.
 Setting CR4.PCIDE flushes nothing, as the architecture says, but it makes MOV CR3 without a flush possible, and with that an

@@ -7,9 +7,9 @@ commits: 9f46c187e2e6
 cve:     CVE-2022-1789
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   no guest paging
-length:  -
+length:  1
 
 INVPCID of one address called the invlpg function of the MMU in use. An MMU for a guest without paging has none; INVLPG
 checked for that, INVPCID did not, and the host called address zero.

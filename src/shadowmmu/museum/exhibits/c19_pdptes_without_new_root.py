@@ -7,9 +7,9 @@ commits: 6b123c3a89a9
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 A PAE guest's four top entries are loaded into the CPU by MOV CR3 and used from there. KVM builds a root from them. Reloading
 CR3 with the same value after a change in memory loads other entries; the root, looked up by CR3, was still the old one.
@@ -23,6 +23,11 @@ def load_pdptrs(vm, vcpu, cr3):
     """load_pdptrs: False when an entry is not valid.  Changed entries mean a new root (6b123c3a89a9)."""
     ctx = state.context(vm, vcpu.walk_mmu)
     gfn = geometry.entry_frame(cr3)
+    if ctx.id == nested.NESTED_MMU:
+        real = nested.translate_gpa(vm, vcpu, gfn << vm.page_shift, PFERR_USER | PFERR_WRITE)
+        if real == walk.INVALID_GPA:
+            return False
+        gfn = real >> vm.page_shift
     i = memslots.vcpu_gfn_to_memslot(vm, vcpu, gfn)
     if not memslots.is_visible(vm, i):
         return False

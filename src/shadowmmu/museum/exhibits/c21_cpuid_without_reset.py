@@ -7,9 +7,9 @@ commits: 49c6f8756cdf, de3ccd26fafc
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  not-mmio
 needs:   host
-length:  -
+length:  3
 
 Which bits of an entry are reserved depends on the width of physical addresses in CPUID, and it is computed when the MMU's
 role changes. Setting CPUID again changes no role, so a guest whose MAXPHYADDR was reduced got no fault for a bit that is now

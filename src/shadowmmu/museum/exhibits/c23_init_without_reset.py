@@ -7,9 +7,9 @@ commits: 0aa1837533e5
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  fault
 needs:   -
-length:  -
+length:  2
 
 INIT clears CR0.PG and everything else that the MMU's mode depends on. The reset wrote the registers and left the MMU context
 as it was: a vCPU that had been in long mode came up in real mode on 64-bit page tables.

@@ -13,7 +13,8 @@ length:  -
 
 A new upper-level shadow page write-protects its gfn, so level-1 pages of that gfn that are unsync must be brought up to date.
 They may belong to another role (system management mode, a nested guest, other control bits); they were reread in the role of
-the vCPU that happened to be there, and then counted as being in sync.
+the vCPU that happened to be there, and then counted as being in sync. (Today a check in kvm_sync_page notices; the exhibit
+leaves it in.)
 
 Fix: they are zapped.
 """
@@ -63,9 +64,3 @@ def find(vm, vcpu, gfn, role):
     if collisions > vm.stat[counters.MAX_MMU_PAGE_HASH_COLLISIONS]:
         vm.stat[counters.MAX_MMU_PAGE_HASH_COLLISIONS] = collisions
     return found
-
-
-@replaces("mmu.unsync.sync_page_check")
-def sync_page_check(vm, vcpu, sp):
-    """Before 2021 nobody asked."""
-    return not sp.role & roles.DIRECT

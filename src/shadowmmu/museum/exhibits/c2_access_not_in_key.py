@@ -7,9 +7,9 @@ commits: d28c6cfbbc5e
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 A guest's large page is shadowed by a table without guest counterpart. Two PDEs may name the same frame, one writable and one
 not. The key of the page cache did not hold the access rights, so the second PDE was given the table made for the first:

@@ -7,9 +7,9 @@ commits: 9e7b0e7fba45
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  5
 
 A clean large page is mapped by a direct table without write access, so that the first write faults and sets the dirty bit.
 After that fault the entry should lead to another table, one with write access. The old one stayed linked and got writable

@@ -7,9 +7,9 @@ commits: 844a5fe219cf
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  livelock
 needs:   -
-length:  -
+length:  2
 
 With CR0.WP=0 and SMEP the entry of C5 needs the NX bit even if the guest has no execute protection. On hosts where the real
 EFER.NX followed the guest's, bit 63 was then a reserved bit: the access faulted with a reserved-bit error, KVM found its own

@@ -7,9 +7,9 @@ commits: 5f0b819995e1
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  3
 
 When a fault says "reserved bit" KVM walks its own tables for an MMIO spte, and on the way it checks that no other entry has
 reserved bits. What is reserved was computed from the guest's EFER.NX. After the fix of C7 entries may have NX although the

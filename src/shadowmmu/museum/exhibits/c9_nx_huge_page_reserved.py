@@ -7,9 +7,9 @@ commits: 112022bdb5bc, 3849e0924ef1
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   large host pages
-length:  -
+length:  2
 
 Against the iTLB multihit erratum KVM maps large pages without execute permission, also for guests that do not use NX. The
 masks for the check of C8 were still made from the guest's EFER.NX for most MMUs, so such an entry looked broken: in a walk

@@ -7,9 +7,9 @@ commits: 1c118b8226
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  livelock
 needs:   no guest paging, host
-length:  -
+length:  3
 
 The fast path repairs entries that are write-protected for the dirty log only. It looked at the present bit alone, and an MMIO
 spte has that bit; with write permission noted in it, the fault was declared spurious. If the mark was of an old generation

@@ -7,9 +7,9 @@ commits: 56f17dd3fbc4
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  not-mmio
 needs:   host
-length:  -
+length:  3
 
 The cache of the last address without memory was cleared only by flushes. When userspace put memory there, the guest went on
 getting the device.

@@ -7,9 +7,9 @@ commits: a955cad84cda
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  lists
 needs:   two vCPUs, host, interleaving
-length:  -
+length:  3
 
 Deleting a memslot makes all shadow pages obsolete and asks every vCPU to drop its root. A fault that had started before went
 on and put its entries below the obsolete root; children inherit that state, or, worse, entries for memory of the deleted slot

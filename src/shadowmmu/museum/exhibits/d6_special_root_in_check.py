@@ -7,9 +7,9 @@ commits: 18c841e1f411
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  1
 
 The first version of that fix read the role of the root's shadow page. A PAE root is a bare page of four entries; nothing
 describes it, and the host dereferenced NULL at the first fault of a 32-bit guest.

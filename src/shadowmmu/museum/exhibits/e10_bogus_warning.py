@@ -7,9 +7,9 @@ commits: 93df766322ba
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  1
 
 Each shadowed table forbids large mappings of the range around it once. A warning fired when the count exceeded the number of
 pages in that range, on the assumption of one shadow page a gfn. A 32-bit guest's page directory has four shadow pages, a page

@@ -7,9 +7,9 @@ commits: 6597ca09e6c0
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  write-protection
 needs:   large host pages
-length:  -
+length:  4
 
 In 2008 a large entry was not made read-only when its page became a page table; it was dropped. The walk over the reverse map
 went on from an entry that was no longer in the list, came to no next one, and left the other mappings of the page writable.

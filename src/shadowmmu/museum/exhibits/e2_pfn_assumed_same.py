@@ -7,9 +7,9 @@ commits: 15aaa819e20c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  2
 
 A fault that found a present entry changed only its rights and kept it in the reverse map where it was. But the page may be
 another one by now: the old gfn's rmap then leads to an entry of a different page, and the new gfn's rmap does not know of it.

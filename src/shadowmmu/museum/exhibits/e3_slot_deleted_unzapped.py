@@ -7,9 +7,9 @@ commits: 34d4cb8fca1f, 376c53c2b30d
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   host
-length:  -
+length:  2
 
 Deleting a memslot gives its pages back to userspace. The shadow entries that map them were left, and so was the metadata they
 are registered in.

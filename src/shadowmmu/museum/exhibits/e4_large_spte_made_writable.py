@@ -7,9 +7,9 @@ commits: 6b73a96065e8, c126d94f2c90
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  dirty-log
 needs:   no guest paging, large host pages, host
-length:  -
+length:  3
 
 Dirty logging wants to know each 4K page, so large entries are write-protected and split at the next write. The fast path
 found an entry that is only protected for the dirty log, made it writable, and logged the one page that was touched; writes to

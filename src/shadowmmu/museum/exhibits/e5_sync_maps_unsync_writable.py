@@ -5,7 +5,7 @@ id:      E5
 year:    2010
 commits: e02aa901b1aa
 cve:     -
-rules:   linux-6.12
+rules:   linux-6.1
 change:  -
 breaks:  -
 needs:   -
@@ -13,7 +13,8 @@ length:  -
 
 Several unsync pages are brought up to date one after the other. The first may map the guest table behind the second; that one
 is still unsync at this moment, so a writable mapping looked harmless. Then the second is synchronised and counts as
-protected, with a writable mapping of it in place: the guest changes that table without any fault.
+protected, with a writable mapping of it in place: the guest changes that table without any fault. (Rules of 6.1: since 6.4 a
+sync leaves an entry alone whose gfn and access are unchanged, and the bug would hide.)
 
 Fix: synchronising maps a gfn that has a shadow page read-only, unsync or not.
 """

@@ -7,9 +7,9 @@ commits: 6bf6a9532fd0
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  livelock
 needs:   -
-length:  -
+length:  1
 
 On the assumption that a page which user mode may write is no page table any more, mmu_set_spte took all shadow pages of the
 gfn away before it made the entry writable. If the entry lies in one of them (a table that maps itself), or in one that goes

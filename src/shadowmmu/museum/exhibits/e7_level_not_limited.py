@@ -7,9 +7,9 @@ commits: 22b1d57b032c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  write-protection
 needs:   large host pages
-length:  -
+length:  1
 
 The level of a mapping is the largest that the memslot permits: no larger than to leave guest page tables out. For hugetlb
 memory the size of the host's page came back instead, so that 1G could be mapped where only 2M were permitted, with page

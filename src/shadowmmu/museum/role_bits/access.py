@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 See C1 and C2: a page is given to whoever asks for its gfn, whatever rights the levels above have.
 

@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-7.2
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 Linux 7.2 has CR4.SMEP itself in the role.
 

@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  direct-pages
 needs:   -
-length:  -
+length:  2
 
 See S004.direct; here the pages know what they are, and the lookup does not ask.
 

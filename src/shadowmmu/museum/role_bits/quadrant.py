@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  1
 
 See S004.quadrant; here the pages have a quadrant, and the lookup does not compare it.
 

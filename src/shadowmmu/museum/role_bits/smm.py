@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   SMM
-length:  -
+length:  2
 
 System management mode has memslots of its own, so a guest table can lie in other memory there.
 

@@ -7,9 +7,9 @@ commits: 5499ea73e7db
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  root-references
 needs:   -
-length:  -
+length:  3
 
 A mutant of seed 000 that does what the reviewer's "This looks wrong" would have led to: after the roots behind the hit have
 moved up by one, INVALID_PAGE is written to the place where the hit was, not to the end. The root that moved there is lost

@@ -7,9 +7,9 @@ commits: 5499ea73e7db
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  root-references
 needs:   -
-length:  -
+length:  4
 
 A mutant of seed 000: the line that the reviewer asked about is left out. After the move the last root stands in the cache
 twice, with one reference; it is put twice.

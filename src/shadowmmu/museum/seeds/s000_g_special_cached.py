@@ -7,9 +7,9 @@ commits: 5499ea73e7db
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  root-references
 needs:   -
-length:  -
+length:  2
 
 What the reviewer wants said in a comment: the current root must go before the switch, so that it is not shoved into the
 cache. A special root is one bare page per vCPU; once its address is in the cache and the page is filled anew, the entry means

@@ -7,9 +7,9 @@ commits: 5499ea73e7db
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  root-references
 needs:   -
-length:  -
+length:  2
 
 Seed 000 takes the check for a shadow page out of is_root_usable; that is right only because fast_pgd_switch has dropped a
 special root before. This mutant leaves the drop out: the first MOV CR3 of a PAE guest reads the role of a page that does not

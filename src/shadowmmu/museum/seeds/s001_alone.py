@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  2
 
 Patch 05 of Lai's series as posted, on a tree without patch 04: __mmu_unsync_walk clears the bit of a child when the child is
 put into the vector, and mmu_pages_clear_parents, which the callers still run, clears it again. unsync_children goes below

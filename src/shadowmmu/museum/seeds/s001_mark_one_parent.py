@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  unsync-bits
 needs:   -
-length:  -
+length:  5
 
 A mutant: a page table that two directories share has two parents; the bitmap of the second stays empty, and a flush of a root
 that reaches the table only through it does not reread the table.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Seed 002's reuse after a new CPUID.
+"""Seed 002 repaired, with roots that outlive a new CPUID.
 
 id:      S002.cpuid
 year:    2022
@@ -42,3 +42,17 @@ def reset(vm, vcpu):
         contexts.init_mmu(vm, vcpu)
     else:
         contexts.init_mmu(vm, vcpu)
+
+
+@replaces("vm.registers.post_set_cr4")
+def post_set_cr4(vm, vcpu, old, new):
+    """kvm_post_set_cr4.  The flush conditions stand on their own: a reset of the context does not imply them."""
+    if (new ^ old) & roles.CR4_ROLE_BITS:
+        contexts.reset(vm, vcpu)
+    if new & CR4_PCIDE and not old & CR4_PCIDE and not state.rules(vm).tdp_enabled:
+        # no flush is due, but a stale previous root could come back by a NOFLUSH load (509bfe3d9796)
+        contexts.unload(vm, vcpu)
+    if (new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE:
+        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+    elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
+        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC

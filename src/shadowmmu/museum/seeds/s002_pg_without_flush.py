@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Seed 002 without unloading roots when paging is switched off.
+"""Seed 002 repaired, without a flush when paging is switched off.
 
 id:      S002.pg
 year:    2022
@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 The reviewer's second point: clearing CR0.PG empties the TLB. With roots that survive the change of role, an unsync page below
 a cached root is out of date when the guest switches paging on again and loads that root without a flush.
@@ -32,7 +32,9 @@ def after_set_cpuid(vm, vcpu):
     for i in range(base, base + 3):
         ctx = state.context(vm, i)
         ctx.valid = 0
-        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 
@@ -69,3 +71,17 @@ def post_set_cr0(vm, vcpu, old, new):
             return
     if (old ^ new) & roles.CR0_ROLE_BITS:
         contexts.reset(vm, vcpu)
+
+
+@replaces("vm.registers.post_set_cr4")
+def post_set_cr4(vm, vcpu, old, new):
+    """kvm_post_set_cr4.  The flush conditions stand on their own: a reset of the context does not imply them."""
+    if (new ^ old) & roles.CR4_ROLE_BITS:
+        contexts.reset(vm, vcpu)
+    if new & CR4_PCIDE and not old & CR4_PCIDE and not state.rules(vm).tdp_enabled:
+        # no flush is due, but a stale previous root could come back by a NOFLUSH load (509bfe3d9796)
+        contexts.unload(vm, vcpu)
+    if (new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE:
+        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+    elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
+        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Seed 002 with only the else-if chain of CR4 left as it was.
+"""Seed 002 repaired, with the else-if chain of CR4 left as it was.
 
 id:      S002.pge
 year:    2022
@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 The reviewer's fourth point alone: roots are reused, all other flushes are as they should be, but one MOV CR4 that toggles PGE
 together with a role bit takes the first branch, and the flush that PGE demands is lost.
@@ -32,7 +32,9 @@ def after_set_cpuid(vm, vcpu):
     for i in range(base, base + 3):
         ctx = state.context(vm, i)
         ctx.valid = 0
-        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 
@@ -68,4 +70,4 @@ def post_set_cr4(vm, vcpu, old, new):
     if not (new ^ old) & roles.CR4_ROLE_BITS and ((new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
-        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT
+        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC

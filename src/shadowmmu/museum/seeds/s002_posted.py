@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 kvm_mmu_reset_context no longer unloads all roots; it computes the new roles and looks for a root of the new role in the
 cache. What the unloading had done along the way is now done explicitly for CR0.PG, for SMEP, for CPUID and for INIT. The
@@ -33,7 +33,9 @@ def after_set_cpuid(vm, vcpu):
     for i in range(base, base + 3):
         ctx = state.context(vm, i)
         ctx.valid = 0
-        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 

@@ -7,14 +7,18 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  nothing
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 The question behind the reviewer's first point ("too risky"): is the reuse itself wrong, or only the flushes of the draft?
-Roots are reused on every change of role, and every flush stands in the table of today's kernel.
+Roots are reused on every change of role, and every flush stands in the table of today's kernel. That is not enough:
+TLB_FLUSH_CURRENT for SMEP and PAE empties the hardware's TLB only. Today that suffices because a change of role unloads the
+root, and loading one synchronises it; with the root kept, an unsync page below it is out of date after a flush that the
+architecture promises.
 
-Fix: not merged.
+Fix: with reuse, SMEP and PAE need MMU_SYNC, too (or the guest flush that the draft asks for in the case of SMEP); see
+S002.repaired.
 """
 
 
@@ -32,7 +36,9 @@ def after_set_cpuid(vm, vcpu):
     for i in range(base, base + 3):
         ctx = state.context(vm, i)
         ctx.valid = 0
-        ctx.root_role = roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
+        ctx.cpu_ext &= ~roles.EXT_VALID
+        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
+        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
     unload(vm, vcpu)
     reset(vm, vcpu)
 

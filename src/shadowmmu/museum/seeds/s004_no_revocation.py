@@ -7,9 +7,9 @@ commits: cea0f0e7ea54
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  write-protection
 needs:   -
-length:  -
+length:  2
 
 Seed 004 as posted looks whether a gfn is shadowed when it makes an entry for it, and leaves W out then. Entries that are
 writable already when the page becomes a page table stay: the guest changes the table without a fault.
