@@ -12,8 +12,8 @@ needs:   nested guest
 length:  6
 
 Without a VPID, L1 and L2 share tag 0, and the architecture empties it at every VM entry and VM exit, all PCIDs of it. KVM
-asked for a sync and a flush of the current root. The other cached roots kept their unsync pages, and a MOV CR3 that need not flush
-brought one of them back.
+asked for a sync and a flush of the current root. The other cached roots kept their unsync pages, and a MOV CR3 that
+need not flush brought one of them back.
 
 Fix: the transition is a flush of the guest's whole TLB: with shadow paging unsync cached roots are freed.
 """
