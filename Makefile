@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench clean linux-demo test-linux
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,13 @@ lint: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/shadowmmu bench
+
+# A stock Debian kernel, fetched with apt into build/ (demos/linux/run.py).
+linux-demo: $(VENV)/installed
+	$(BIN)/python demos/linux/run.py
+
+test-linux: $(VENV)/installed
+	$(BIN)/python demos/linux/run.py --all --quiet
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -171,3 +171,31 @@ def test_a_wide_access_is_one_byte_access_to_each_port():
     p.io_write(0x3FB, 1, 0x80)
     p.io_write(0x3F8, 2, 0x0102)  # DLL and DLM
     assert p.io_read(0x3F8, 1) == 2 and p.io_read(0x3F9, 1) == 1
+
+
+def test_acpi_switches_off_and_a_reset_needs_a_byte():
+    p = pc()
+    p.io_write(0xCF8, 4, 0x80000400)    # PCI's address register: 0xcf9 is inside
+    p.io_write(0x604, 2, 1)
+    assert p.exit_code is None
+    p.io_write(0x604, 2, 0x3401)
+    assert (p.exit_code, p.exit_text) == (0, "the guest switched the machine off")
+    q = pc()
+    q.io_write(0xCF9, 1, 6)
+    assert (q.exit_code, q.exit_text) == (1, "the guest asked for a reset")
+
+
+def test_acpi_timer_runs_at_its_frequency():
+    p = pc()
+    p.advance(1_000_000_000)
+    assert p.io_read(0x608, 4) == 3_579_545
+
+
+def test_serial_bytes_taken_without_asking_look_as_if_written():
+    sent = []
+    p = pc(on_output=sent.append)
+    assert p.serial_state() == (True, 0x60)
+    p.transmitted(b"ab")
+    assert sent == [b"ab"] and p.io_read(0x3FA, 1) == 1     # IER is off: nothing pending
+    p.io_write(0x3F9, 1, 2)
+    assert not p.serial_state()[0]

@@ -36,11 +36,12 @@ def options(version: Annotated[bool, typer.Option("--version", callback=_version
 
 @app.command()
 def run(
-    image: Annotated[str | None, typer.Argument(help="Multiboot kernel (ELF) or recorded guest (.cfg). "
+    image: Annotated[str | None, typer.Argument(help="Linux bzImage or vmlinux, multiboot kernel, or recorded guest (.cfg). "
                                                         "Default: the demo guest.")] = None,
+    entry: Annotated[str, typer.Option(help="How to enter the kernel: auto, linux64, linux32, pvh, multiboot.")] = "auto",
     append: Annotated[str, typer.Option(help="Command line of the guest.")] = "",
-    initrd: Annotated[list[str] | None, typer.Option(help="Multiboot module; may be repeated.")] = None,
-    memory: Annotated[int | None, typer.Option(help="Guest memory in MiB (multiboot). Default 128.")] = None,
+    initrd: Annotated[list[str] | None, typer.Option(help="Linux: initrd.  Multiboot: module; may be repeated.")] = None,
+    memory: Annotated[int | None, typer.Option(help="Guest memory in MiB. Default 128, for Linux 256.")] = None,
     rules: Annotated[str, typer.Option(help="Kernel whose MMU this is: linux-6.1, linux-6.12, linux-6.12.0, "
                                             "linux-7.2.")] = "linux-6.12",
     mmu: Annotated[str, typer.Option(help="shadow; tdp, tdp-legacy: nested paging; none: the engine's own MMU.")] = "shadow",
@@ -52,6 +53,10 @@ def run(
     la57: Annotated[bool, typer.Option("--la57", help="Offer 5-level paging to the guest.")] = False,
     nested: Annotated[bool, typer.Option("--nested", help="Offer SVM to the guest: it may run guests of its own.")] = False,
     pcid: Annotated[bool, typer.Option("--pcid", help="Offer PCIDs to the guest.")] = False,
+    maxphyaddr: Annotated[int | None, typer.Option(help="Width of guest-physical addresses that CPUID shows.")] = None,
+    snapshot: Annotated[str | None, typer.Option(help="Save the running guest to this file (then it goes on); "
+                                                         "`run FILE` restores it.")] = None,
+    snapshot_at: Annotated[int | None, typer.Option(help="After how many guest instructions.")] = None,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
@@ -62,7 +67,8 @@ def run(
     from . import run_command
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
-            nested=nested, pcid=pcid, quiet=quiet)
+            nested=nested, pcid=pcid, quiet=quiet, entry=entry, maxphyaddr=maxphyaddr, snapshot_file=snapshot,
+            snapshot_at=snapshot_at)
 
 
 @trace_app.command("compare-run")
@@ -136,7 +142,10 @@ def check(
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 def bench(context: typer.Context):
-    """Time the core's operations compiled, interpreted and as C; ratios come from one run."""
+    """Time the core's operations compiled, interpreted and as C; `bench guests`: real guests against the engine's MMU."""
+    if context.args[:1] == ["guests"]:
+        from ..lab.guest_speed import command as guests
+        _finish(guests, context.args[1:])
     from ..lab.bench import command
     _finish(command, context.args)
 

@@ -4,11 +4,13 @@
 import json
 import sys
 
+from ..engines.unicorn_svm import snapshot
 from ..engines.unicorn_svm.profile import PROFILES
 from ..guests import session
 from ..guests.demo import IMAGE
 from ..rules import RULES
 from ..trace.text import Formatter
+from . import terminal
 from .errors import UsageError
 
 #: (heading, [(label, vm counter or vCPU counter)])
@@ -123,27 +125,44 @@ class Console:
 
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
-         max_instructions=None, la57=False, nested=False, pcid=False, quiet=False):
+         max_instructions=None, la57=False, nested=False, pcid=False, quiet=False, entry="auto",
+         maxphyaddr=None, snapshot_file=None, snapshot_at=None):
     """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
-    for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile")):
+    for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile"),
+                               (entry, session.ENTRIES, "entry")):
         if value not in known:
             raise UsageError(f"--{what} {value!r}: there is {', '.join(known)}")
     for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory")):
         if value is not None and value <= 0:
             raise UsageError(f"--{what} {value}: must be positive")
+    if maxphyaddr is not None and not 36 <= maxphyaddr <= 51:
+        raise UsageError(f"--maxphyaddr {maxphyaddr}: from 36 to 51; 52 leaves no reserved bit for MMIO entries")
     if events and mmu == "none":
         raise UsageError("--events needs a --mmu other than none: without an MMU of ours there are no events")
     if nested and mmu == "none":
         raise UsageError("--nested needs a --mmu other than none: the engine's own MMU runs no guests of a guest")
-    loaded = session.load(image or IMAGE, append, [(path, "") for path in initrd],
-                          memory << 20 if memory else None, pcid)
+    if (snapshot_file is None) != (snapshot_at is None):
+        raise UsageError("--snapshot and --snapshot-at go together")
+    if snapshot_file and (nested or mmu not in session.SAVABLE):
+        raise UsageError(f"--snapshot works with --mmu {' or '.join(session.SAVABLE)} and without --nested")
+    restored = image is not None and snapshot.is_snapshot(image)
+    if restored and snapshot_file:
+        raise UsageError("a snapshot that goes on cannot be saved again in the same run")
+    loaded = None if restored else session.load(image or IMAGE, append, [(path, "") for path in initrd],
+                                                memory << 20 if memory else None, pcid, entry)
     out = sys.stderr if as_json else sys.stdout
     log = EventFile(events, rules) if events else None
     console = Console(out, quiet)
+    options = {"on_output": console.write, "on_rows": log, "timeout": timeout, "max_instructions": max_instructions,
+               "progress": console.progress if console.progress_wanted else None}
     try:
-        outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], on_output=console.write, on_rows=log,
-                              timeout=timeout, max_instructions=max_instructions, la57=la57, nested=nested,
-                              progress=console.progress if console.progress_wanted else None)
+        with terminal.Input() as typed:
+            if restored:
+                outcome = session.resume(image, poll_input=typed.poll, **options)
+            else:
+                outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], la57=la57, nested=nested,
+                                      maxphyaddr=maxphyaddr, save_to=snapshot_file, snapshot_at=snapshot_at,
+                                      poll_input=typed.poll, **options)
     finally:
         if log:
             log.close()

@@ -74,6 +74,12 @@ class _Part:
     what: str
 
 
+def has_magic(contents: bytes) -> bool:
+    """Does the magic number stand where a multiboot header may be?"""
+    return any(contents[at:at + 4] == HEADER_MAGIC.to_bytes(4, "little")
+               for at in range(0, min(len(contents), HEADER_SEARCH) - 11, 4))
+
+
 def find_header(file: object, contents: bytes) -> Header:
     """Find and check the header.
 
@@ -120,7 +126,8 @@ def _kludge_parts(file: object, contents: bytes, header: Header) -> tuple[list[_
     return [_Part(header.load_addr, size, memoryview(contents)[start : start + length], "image")], header.entry_addr
 
 
-def _elf_parts(file: object, contents: bytes) -> tuple[list[_Part], int]:
+def elf_parts(file: object, contents: bytes) -> tuple[list[_Part], int]:
+    """The loadable pieces of an ELF kernel and its physical entry address.  Raises GuestImageError."""
     try:
         elf = ELFFile(io.BytesIO(contents))
         machine, kind, entry, count = elf["e_machine"], elf["e_type"], elf["e_entry"], elf["e_phnum"]
@@ -159,7 +166,8 @@ def _elf_parts(file: object, contents: bytes) -> tuple[list[_Part], int]:
     return parts, entry
 
 
-def _check_parts(file: object, parts: list[_Part], entry: int, room: int) -> None:
+def check_parts(file: object, parts: list[_Part], entry: int, room: int) -> None:
+    """Raise GuestImageError for pieces outside `room` bytes, overlaps, and an entry in no piece."""
     ordered = sorted(parts, key=lambda part: part.gpa)
     for part in ordered:
         if part.gpa + part.size > room:
@@ -236,9 +244,9 @@ def load(
     contents = read_file(path, MAX_FILE, "kernel")
     header = find_header(path, contents)
     kludge = header.flags & FLAG_ADDRESSES
-    parts, entry = _kludge_parts(path, contents, header) if kludge else _elf_parts(path, contents)
+    parts, entry = _kludge_parts(path, contents, header) if kludge else elf_parts(path, contents)
     room = min(memory_size, REACH)
-    _check_parts(path, parts, entry, room)
+    check_parts(path, parts, entry, room)
     cmdline = _string(path, f"{path.name} {arguments}".strip(), "command line")
 
     # bss is not stored: memory is zero before loading, and nothing else is put there.

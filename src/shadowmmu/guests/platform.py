@@ -4,10 +4,11 @@
 Two platforms with one interface (`Platform`):
 
     golden   the recorder's: report ports, no devices, no interrupts
-    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0xfee00000 LAPIC
+    pc       0x20 PIC  0x40 PIT  0x70 CMOS  0xf4 exit  0x3f8 UART  0x510 fw_cfg  0x600 ACPI
+             0xfec00000 I/O APIC  0xfee00000 LAPIC
 
-            UART ─IRQ4─┐
-            PIT ─IRQ0─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
+            UART ─IRQ4─┬─ I/O APIC ──────┐
+            PIT ─IRQ0──┴─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
 
 Time is virtual: nothing moves until the caller says ``advance(ns)``.
 """
@@ -17,10 +18,17 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-from .devices import cmos, fw_cfg, lapic, pic, pit, uart
+from .devices import acpi_pm, cmos, fw_cfg, ioapic, lapic, pic, pit, uart
 
 IRQ_TIMER, IRQ_UART = 0, 4
+IOAPIC_TIMER = 2  # where IRQ 0 arrives at the I/O APIC
 EXIT_PORT = 0xF4
+KEYBOARD_CONTROLLER, PULSE_RESET = 0x64, 0xFE
+#: The test device's plain memory behind MMIO (pc-testdev of QEMU): emulator tests run on it.
+TEST_RAM, TEST_RAM_SIZE = 0xFF00_0000, 0x10000
+#: What a port access takes on an ISA bus, ns.  Guests measure their clocks in such accesses.
+IO_TIME = 1000
+RESET_EXIT_CODE = 1
 
 
 def ones(size: int) -> int:
@@ -33,7 +41,8 @@ class Platform:
 
     Attributes:
         memory_size: bytes of RAM from guest-physical 0; the rest is MMIO or nothing.
-        exit_code: what the guest wrote to the exit port, None while it runs.
+        exit_code: how the guest ended: what it wrote to the exit port, 0 for power-off; None while it runs.
+        exit_text: the same in words.
         on_output: called with the bytes the guest sends to its serial port.
         on_mark, on_value, on_host_operation: called with the 32-bit value (golden only).
         on_line: called with each line the recorder would have logged (golden only).
@@ -47,6 +56,7 @@ class Platform:
     ) -> None:
         self.memory_size = memory_size
         self.exit_code: int | None = None
+        self.exit_text = ""
         self.now = 0
         self.on_output = on_output
         self.on_mark = on_mark
@@ -54,12 +64,35 @@ class Platform:
         self.on_host_operation = on_host_operation
         self.on_line = on_line
 
+    def end(self, code: int, text: str) -> None:
+        """The guest ended itself."""
+        self.exit_code, self.exit_text = code, text
+
     def io_read(self, port: int, size: int) -> int:
         """The value of an IN of ``size`` (1, 2 or 4) bytes."""
         return ones(size)
 
     def io_write(self, port: int, size: int, value: int) -> None:
         """An OUT of ``size`` (1, 2 or 4) bytes."""
+
+    #: ns that a port access takes; first port of the serial port, or -1.
+    io_time = 0
+    serial_base = -1
+
+    def claimed_ports(self) -> range | set[int]:
+        """Ports that must be asked; the others read all ones and ignore writes."""
+        return range(1 << 16)
+
+    def serial_state(self) -> tuple[int, int]:
+        """(whether bytes may be sent without asking, the line status register)"""
+        return 0, 0
+
+    def transmitted(self, data: bytes) -> None:
+        """The guest sent these bytes while `serial_state` allowed it."""
+
+    def receive(self, data: bytes) -> int:
+        """Type bytes at the console; returns how many were taken."""
+        return 0
 
     def mmio_regions(self) -> list[tuple[int, int]]:
         """``(gpa, bytes)`` of every range `mmio_read` and `mmio_write` answer."""
@@ -125,7 +158,7 @@ class GoldenPlatform(Platform):
         if callbacks.get(port):
             callbacks[port](value)
         if port == EXIT_PORT:
-            self.exit_code = value
+            self.end(value, f"the guest ended with code {value}")
 
     def mmio_regions(self) -> list[tuple[int, int]]:
         return [(self.memory_size, (1 << 52) - self.memory_size)]
@@ -143,6 +176,8 @@ class PcPlatform(Platform):
     """A small PC: one CPU, serial console, timers, interrupt controllers."""
 
     name = "pc"
+    io_time = IO_TIME
+    serial_base = uart.BASE
 
     def __init__(self, memory_size, **callbacks) -> None:
         super().__init__(memory_size, **callbacks)
@@ -151,16 +186,37 @@ class PcPlatform(Platform):
         self.pit = pit.Pit(self._timer_edge)
         self.cmos = cmos.Cmos(memory_size)
         self.fw_cfg = fw_cfg.FwCfg(memory_size)
-        self.lapic = lapic.Lapic()
-        bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos))
+        self.ioapic = ioapic.IoApic(self._deliver)
+        self.lapic = lapic.Lapic(self.ioapic.end_of_interrupt)
+        self.acpi_pm = acpi_pm.AcpiPm()
+        self.test_ram = bytearray(TEST_RAM_SIZE)
+        bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos),
+                    (acpi_pm.PORTS, self.acpi_pm))
         self._bytewide = {port: device for ports, device in bytewide for port in ports}
 
+    def claimed_ports(self) -> range | set[int]:
+        return {*self._bytewide, *fw_cfg.PORTS, EXIT_PORT, KEYBOARD_CONTROLLER, acpi_pm.RESET}
+
+    def serial_state(self) -> tuple[int, int]:
+        return self.uart.may_transmit(), self.uart.line_status()
+
+    def transmitted(self, data: bytes) -> None:
+        self.uart.transmitted(data)
+
+    def _set_irq(self, irq: int, level: bool) -> None:
+        self.pic.set_irq(irq, level)
+        self.ioapic.set_irq(IOAPIC_TIMER if irq == IRQ_TIMER else irq, level)
+
+    def _deliver(self, vector: int, destination: int, logical: bool, level: bool) -> None:
+        if self.lapic.is_destination(destination, logical):
+            self.lapic.request(vector, level)
+
     def _timer_edge(self) -> None:
-        self.pic.set_irq(IRQ_TIMER, False)
-        self.pic.set_irq(IRQ_TIMER, True)
+        self._set_irq(IRQ_TIMER, False)
+        self._set_irq(IRQ_TIMER, True)
 
     def _wires(self) -> None:
-        self.pic.set_irq(IRQ_UART, self.uart.irq())
+        self._set_irq(IRQ_UART, self.uart.irq())
 
     def io_read(self, port: int, size: int) -> int:
         if port in fw_cfg.PORTS:
@@ -175,7 +231,7 @@ class PcPlatform(Platform):
     def io_write(self, port: int, size: int, value: int) -> None:
         value &= ones(size)
         if port == EXIT_PORT:
-            self.exit_code = value
+            self.end(value, f"the guest ended with code {value}")
             return
         if port in fw_cfg.PORTS:
             self.fw_cfg.write_wide(port, size, value)
@@ -184,22 +240,39 @@ class PcPlatform(Platform):
             device = self._bytewide.get(port + i)
             if device:
                 device.write(port + i, value >> 8 * i & 0xFF)
+        if port == KEYBOARD_CONTROLLER and value == PULSE_RESET or (port, size) == (acpi_pm.RESET, 1) and value & 4:
+            self.acpi_pm.state.request = acpi_pm.RESTART
+        if self.acpi_pm.state.request == acpi_pm.OFF:
+            self.end(0, "the guest switched the machine off")
+        elif self.acpi_pm.state.request == acpi_pm.RESTART:
+            self.end(RESET_EXIT_CODE, "the guest asked for a reset")
         self._wires()
 
     def mmio_regions(self) -> list[tuple[int, int]]:
-        return [(lapic.BASE, lapic.SIZE)]
+        return [(ioapic.BASE, ioapic.SIZE), (lapic.BASE, lapic.SIZE), (TEST_RAM, TEST_RAM_SIZE)]
+
+    def _apic_at(self, gpa: int):
+        """(device, offset) of an APIC page, or (None, 0)."""
+        for base, device in ((ioapic.BASE, self.ioapic), (lapic.BASE, self.lapic)):
+            if base <= gpa < base + ioapic.SIZE:
+                return device, gpa - base
+        return None, 0
 
     def mmio_read(self, gpa: int, size: int) -> int:
-        if not lapic.BASE <= gpa < lapic.BASE + lapic.SIZE:
+        device, offset = self._apic_at(gpa)
+        if TEST_RAM <= gpa <= TEST_RAM + TEST_RAM_SIZE - size:
+            return int.from_bytes(self.test_ram[gpa - TEST_RAM : gpa - TEST_RAM + size], "little")
+        if device is None:
             return ones(size)
-        offset = gpa - lapic.BASE
-        return self.lapic.read(offset & ~15) >> 8 * (offset & 15) & ones(size) if offset & 15 < 4 else 0
+        return device.read(offset & ~15) >> 8 * (offset & 15) & ones(size) if offset & 15 < 4 else 0
 
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
-        offset = gpa - lapic.BASE
+        device, offset = self._apic_at(gpa)
+        if TEST_RAM <= gpa <= TEST_RAM + TEST_RAM_SIZE - size:
+            self.test_ram[gpa - TEST_RAM : gpa - TEST_RAM + size] = (value & ones(size)).to_bytes(size, "little")
         # Only aligned 32-bit stores are defined; the upper half of a longer one falls on reserved bytes.
-        if 0 <= offset < lapic.SIZE and not offset & 15 and size >= 4:
-            self.lapic.write(offset, value & ones(4))
+        if device is not None and not offset & 15 and size >= 4:
+            device.write(offset, value & ones(4))
 
     def receive(self, data: bytes) -> int:
         """Type bytes at the serial console; returns how many were taken."""
@@ -222,7 +295,7 @@ class PcPlatform(Platform):
 
     def advance(self, ns: int) -> None:
         super().advance(ns)
-        self.cmos.state.now = self.now
+        self.cmos.state.now = self.acpi_pm.state.now = self.now
         self.pit.advance(self.now)
         self.lapic.advance(self.now)
 
@@ -231,14 +304,15 @@ class PcPlatform(Platform):
         return max(min(times) - self.now, 0) if times else None
 
     def _devices(self) -> dict:
-        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic")}
+        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic")}
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}
-        return {**super().snapshot(), "devices": states}
+        return {**super().snapshot(), "devices": states, "test_ram": bytes(self.test_ram)}
 
     def restore(self, snapshot: dict) -> None:
         super().restore(snapshot)
+        self.test_ram[:] = snapshot["test_ram"]
         for name, device in self._devices().items():
             device.state = copy.deepcopy(snapshot["devices"][name])
 

@@ -173,6 +173,10 @@ class Store:
         """Digest of the machine's part of the state (16 bytes)."""
         return hashlib.blake2b(self._view[:self.used], digest_size=16).digest()
 
+    def used_bytes(self):
+        """Writable view of the machine's part of the state: everything but scratch records and the event ring."""
+        return self._view[:self.used]
+
     def ram(self):
         """Writable view of all RAM frames."""
         offset, length = self.tables["ram"]

@@ -11,6 +11,7 @@ from ...mmu.flush import REQ_TRIPLE_FAULT
 from ...vm import calls
 from ...vm.machine import signed
 from ...x86.bits import CR4_PCIDE, EFER_SVME, FRAME_MASK
+from . import quick
 from .errors import EngineError
 from .kvm import KvmRun
 
@@ -37,6 +38,7 @@ class BareRun(KvmRun):
     def _sync_mode(self):
         mode = self.vcpu.cr0, self.vcpu.cr4 & ~CR4_PCIDE, self.vcpu.efer | EFER_SVME
         if mode != self._mode:
+            self.quick_cells[quick.CPUID_COUNT] = 0
             self.hardware.set_mode(*mode)
             self._mode = mode
             self.hardware.flush_tlb()

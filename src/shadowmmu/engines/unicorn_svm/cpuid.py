@@ -42,7 +42,7 @@ def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False, svm=False, svm_fea
 
 #: MSRs that hold what was written and mean nothing here: index -> value after reset.
 PLAIN_MSRS = {
-    0x10: 0,                    # TSC (offset only)
+    0x10: 0,                    # TSC: the virtual clock, writes are ignored
     0x1B: 0xFEE00900,           # APIC base: enabled, boot processor
     0x8B: 0x1000065,            # microcode revision
     0xFE: 0x508, 0x2FF: 0x800,  # MTRR capabilities, default type
@@ -54,6 +54,6 @@ PLAIN_MSRS = {
     **{0x200 + i: 0 for i in range(16)},            # variable MTRRs
     **{i: 0 for i in (0x250, 0x258, 0x259)}, **{0x268 + i: 0 for i in range(8)},
 }
-#: MSRs that read as 0 and whose writes are dropped, as in KVM without a virtual PMU (kvm_set_msr_common): the K7 counters.
-IGNORED_MSRS = frozenset(range(0xC0010000, 0xC0010008)) | frozenset(range(0xC0010200, 0xC001020C))
-EFER = 0xC0000080
+TSC, TSC_AUX, EFER = 0x10, 0xC0000103, 0xC0000080
+#: Performance counters of a machine without any: they read 0, writes are ignored (kvm_set_msr_common does the same).
+IGNORED_MSRS = frozenset({*range(0xC0010000, 0xC0010008), *range(0xC0010200, 0xC001020C)})

@@ -1,28 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The common page fault without CPython: from the engine's exit to the next guest instruction in compiled code.
+"""The common exits without CPython: from the engine's exit to the next guest instruction in compiled code.
 
-    on_interrupt -> handle(block) -> the MMU (compiled) -> entry: requests, root -> TLB flushes -> 1: resume
+    on_interrupt -> handle(block) -> #PF: the MMU, then emulate_write if it says so    -+-> entry: requests, root
+                                     MOV CR3, INVLPG: decoded here, then the MMU       -+     -> TLB flushes -> 1: resume
                                          |                                                       0: Python goes on
-                                         +-- verdict other than "retry", event ring nearly full, new mode
+                                         +-- anything unusual, event ring nearly full, new mode
 
-The block (int64 cells) is shared with `hooks` (cells 0..3) and with Python.  When the result is 0, VERDICT tells
+The block (int64 cells) is shared with `hooks` (cells 0..4) and with Python.  When the result is 0, VERDICT tells
 Python how far the exit has been handled.
 """
 
 from ... import state
-from ...mmu import counters, events
+from ...mmu import counters, events, flush, inject
 from ...state import core
-from ...state.foreign import call1, call2, callback, load32, load64, store64
-from ...vm import entry, exits, registers
+from ...state.foreign import call1, call2, callback, load8, load32, load64, store8, store64
+from ...vm import entry, exits, invalidation, registers
 from ...x86.bits import PFERR_PRESENT, PFERR_RSVD
+from . import emulate_write, hooks
 from . import exits as svm
-from . import hooks
 from . import offsets as o
 
-(GVA, ERROR, RIP, INTERRUPTED, HANDLE, VCPU, CONTROL, VERDICT, FLUSH_TLB, FLUSH_PAGE, EVENT_LIMIT, WORLD_SWITCH,
- RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, NESTED_ROOT, CELLS) = range(17)
-#: VERDICT when the fast path did not look at the fault, and when only the entry is left to do.
+(GVA, ERROR, RIP, INTERRUPTED, CODE, HANDLE, VCPU, CONTROL, VERDICT, FLUSH_TLB, FLUSH_PAGE, EVENT_LIMIT, WORLD_SWITCH,
+ RSVD_WITHOUT_PRESENT, EVENTS_SEEN, EVENT_BEFORE, PLAIN, ENGINE, RAM_ADDRESS, INVALIDATE, RAM, READ_EFLAGS,
+ EMULATED, CR3_READS, CR3_WRITES, INVLPGS, NESTED_ROOT, CELLS) = range(28)
+#: VERDICT when the fast path did not look at the exit, and when only the entry is left to do.
 UNTOUCHED, ENTER_ONLY = -100, -101
+GP = 13
+#: EXITINFO1 of a CR access with DecodeAssists: bit 63 says MOV, the rest is the register
+MOV_CR = -(1 << 63)
 
 
 @core
@@ -67,41 +72,31 @@ def note_events(block, control):
 
 
 @core
-def page_fault(block):
-    """One #PF exit; 1 when the guest may go on at once."""
-    store64(block + 8 * VERDICT, UNTOUCHED)
-    if load64(block + 8 * INTERRUPTED) != 0:
-        return 0
-    vm = state.attach(load64(block + 8 * HANDLE))
-    vcpu = state.vcpu(vm, load64(block + 8 * VCPU))
-    control = load64(block + 8 * CONTROL)
-    env = load64(control + 8 * hooks.ENV)
-    cpu = load64(control + 8 * hooks.CPU)
+def begin(block, vm, vcpu, env, control, info1, info2):
+    """What every exit begins with, up to its trace event."""
     note_events(block, control)
-    gva = load64(block + 8 * GVA)
-    error = load64(block + 8 * ERROR)
-    if error & PFERR_RSVD and load64(block + 8 * RSVD_WITHOUT_PRESENT):
-        error &= ~PFERR_PRESENT
     vcpu.rip = load64(block + 8 * RIP)
     vcpu.in_guest = 0
     read_cpu(vcpu, env)
     finish_previous_events(vcpu)
     vcpu.stat[counters.EXITS] += 1
-    events.emit(vm, events.EXIT, vcpu.id, svm.PAGE_FAULT, vcpu.rip, error, gva)
-    if vcpu.guest_mode:
-        events.emit(vm, events.NESTED_VMEXIT, vcpu.id, svm.PAGE_FAULT, vcpu.rip, error, gva)
-    verdict = exits.handle_page_fault(vm, vcpu, gva, error)
-    store64(block + 8 * VERDICT, verdict)
-    if verdict != exits.RESUME:
-        return 0
+    events.emit(vm, events.EXIT, vcpu.id, load64(block + 8 * CODE), vcpu.rip, info1, info2)
+
+
+@core
+def enter_again(block, vm, vcpu, env, control):
+    """To the next VMRUN: 1 when the guest may go on, 0 when Python has to see to the entry."""
+    store64(block + 8 * VERDICT, ENTER_ONLY)
     if vcpu.vmexit_pending:
-        store64(block + 8 * VERDICT, ENTER_ONLY)
         return 0
     if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT):
-        store64(block + 8 * VERDICT, ENTER_ONLY)
         return 0
-    if entry.enter(vm, vcpu) != entry.ENTER:
-        store64(block + 8 * VERDICT, ENTER_ONLY)
+    vcpu.rip = load64(env + o.EIP)
+    result = entry.enter(vm, vcpu)
+    if result != entry.ENTER:
+        if result == entry.SHUTDOWN:
+            # Python enters again and must find it
+            vcpu.requests |= flush.REQ_TRIPLE_FAULT
         return 0
     if vcpu.exception_injected:
         if vcpu.exception_set_rf:
@@ -112,9 +107,121 @@ def page_fault(block):
         hooks.put(control, hooks.EVENT_LENGTH, 0)
         hooks.put(control, hooks.EVENT_PENDING, 1)
         store64(env + o.CR + 16, vcpu.cr2)
-    flush_hardware(vcpu, env, cpu, load64(block + 8 * FLUSH_TLB), load64(block + 8 * FLUSH_PAGE),
-                   load64(block + 8 * WORLD_SWITCH))
+    flush_hardware(vcpu, env, hooks.get(control, hooks.CPU), load64(block + 8 * FLUSH_TLB),
+                   load64(block + 8 * FLUSH_PAGE), load64(block + 8 * WORLD_SWITCH))
+    store64(block + 8 * VERDICT, UNTOUCHED)
     return 1
+
+
+@core
+def count(block, cell):
+    store64(block + 8 * cell, load64(block + 8 * cell) + 1)
+
+
+@core
+def page_fault(block, vm, vcpu, env, control):
+    """One #PF exit; 1 when the guest may go on at once."""
+    gva = load64(block + 8 * GVA)
+    error = load64(block + 8 * ERROR)
+    if error & PFERR_RSVD and load64(block + 8 * RSVD_WITHOUT_PRESENT):
+        error &= ~PFERR_PRESENT
+    begin(block, vm, vcpu, env, control, error, gva)
+    if vcpu.guest_mode:
+        events.emit(vm, events.NESTED_VMEXIT, vcpu.id, svm.PAGE_FAULT, vcpu.rip, error, gva)
+    verdict = exits.handle_page_fault(vm, vcpu, gva, error)
+    if verdict > 0 and verdict & exits.EMULATE and load64(block + 8 * PLAIN) and not vcpu.guest_mode:
+        engine = (load64(block + 8 * ENGINE), load64(block + 8 * RAM_ADDRESS), load64(block + 8 * INVALIDATE),
+                  load64(block + 8 * RAM), load64(block + 8 * READ_EFLAGS))
+        if emulate_write.emulate(vm, vcpu, env, gva, 1 if verdict & exits.ALLOW_RETRY else 0, engine):
+            count(block, EMULATED)
+            verdict = exits.RESUME
+    store64(block + 8 * VERDICT, verdict)
+    if verdict != exits.RESUME:
+        return 0
+    return enter_again(block, vm, vcpu, env, control)
+
+
+@core
+def skip(env, length):
+    """kvm_skip_emulated_instruction with NRIPS."""
+    rip = load64(env + o.EIP) + length
+    hflags = load32(env + o.HFLAGS)
+    store64(env + o.EIP, rip if hflags & o.HF_CS64 else rip & 0xFFFFFFFF)
+    store8(env + o.HFLAGS, hflags & 0xFF & ~o.HF_INHIBIT_IRQ)
+
+
+@core
+def mov_cr3(block, vm, vcpu, env, control):
+    """MOV to and from CR3 in 64-bit code: 1 when the guest may go on."""
+    code = control + 8 * hooks.CODE_0
+    at = 0
+    rex = 0
+    if load8(code) & 0xF0 == 0x40:
+        rex = load8(code)
+        at = 1
+    write = load64(block + 8 * CODE) == svm.WRITE_CR0 + 3
+    modrm = load8(code + at + 2)
+    if load8(code + at) != 0x0F or load8(code + at + 1) != (0x22 if write else 0x20) or rex & 4 or modrm >> 3 & 7 != 3:
+        return 0
+    number = modrm & 7 | (rex & 1) << 3
+    register = env + o.REGS + 8 * number
+    begin(block, vm, vcpu, env, control, MOV_CR | number, 0)
+    if write:
+        count(block, CR3_WRITES)
+        value = load64(register)
+        events.emit(vm, events.CR, 1, 3, value)
+        vcpu.cs_l = 1
+        if registers.set_cr3(vm, vcpu, value):
+            inject.queue(vcpu, GP, 1, 0, 0, 0)
+            return enter_again(block, vm, vcpu, env, control)
+    else:
+        count(block, CR3_READS)
+        store64(register, vcpu.cr3)
+        events.emit(vm, events.CR, 0, 3, vcpu.cr3)
+    skip(env, at + 3)
+    return enter_again(block, vm, vcpu, env, control)
+
+
+@core
+def invlpg(block, vm, vcpu, env, control):
+    """INVLPG in 64-bit code without segment prefix: 1 when the guest may go on."""
+    limit = hooks.get(control, hooks.CODE_COUNT)
+    code = state.octets(vm, control + 8 * hooks.CODE_0 - load64(block + 8 * HANDLE))
+    at = 0
+    rex = 0
+    if code[0] & 0xF0 == 0x40:
+        rex = code[0] + 0
+        at = 1
+    if limit < at + 3 or code[at] != 0x0F or code[at + 1] != 0x01:
+        return 0
+    gva, length = emulate_write.effective_address(code, limit, at + 2, rex, env, 0)
+    if length == 0:
+        return 0
+    count(block, INVLPGS)
+    begin(block, vm, vcpu, env, control, gva, 0)
+    invalidation.invlpg(vm, vcpu, gva)
+    skip(env, length)
+    return enter_again(block, vm, vcpu, env, control)
+
+
+@core
+def exit_handler(block):
+    """Any exit that `hooks` offers."""
+    store64(block + 8 * VERDICT, UNTOUCHED)
+    if load64(block + 8 * INTERRUPTED) != 0:
+        return 0
+    vm = state.attach(load64(block + 8 * HANDLE))
+    vcpu = state.vcpu(vm, load64(block + 8 * VCPU))
+    control = load64(block + 8 * CONTROL)
+    env = load64(control + 8 * hooks.ENV)
+    code = load64(block + 8 * CODE)
+    if code == svm.PAGE_FAULT:
+        return page_fault(block, vm, vcpu, env, control)
+    if load64(block + 8 * PLAIN) == 0 or load32(env + o.HFLAGS) & o.HF_CS64 == 0 or vcpu.guest_mode:
+        return 0    # what L2 does may be L1's to see
+    if code == svm.INVLPG:
+        return invlpg(block, vm, vcpu, env, control)
+    return mov_cr3(block, vm, vcpu, env, control)
 
 
 @core
@@ -132,7 +239,7 @@ def flush_nested(vcpu, cpu, block, flush_tlb):
 def nested_page_fault(block):
     """One NPF exit; 1 when the guest may go on at once."""
     store64(block + 8 * VERDICT, UNTOUCHED)
-    if load64(block + 8 * INTERRUPTED) != 0:
+    if load64(block + 8 * INTERRUPTED) != 0 or load64(block + 8 * CODE) != svm.NPF:
         return 0
     vm = state.attach(load64(block + 8 * HANDLE))
     vcpu = state.vcpu(vm, load64(block + 8 * VCPU))
@@ -141,28 +248,20 @@ def nested_page_fault(block):
         return 0
     control = load64(block + 8 * CONTROL)
     env = load64(control + 8 * hooks.ENV)
-    note_events(block, control)
     gpa = load64(block + 8 * GVA)
     error = load64(block + 8 * ERROR)
-    vcpu.rip = load64(block + 8 * RIP)
-    vcpu.in_guest = 0
     vcpu.cr2 = load64(env + o.CR + 16)
-    read_cpu(vcpu, env)
     registers.guest_loaded(vm, vcpu, vcpu.cr0, load64(env + o.CR + 24))
-    finish_previous_events(vcpu)
-    vcpu.stat[counters.EXITS] += 1
-    events.emit(vm, events.EXIT, vcpu.id, svm.NPF, vcpu.rip, error, gpa)
+    begin(block, vm, vcpu, env, control, error, gpa)
     verdict = exits.handle_page_fault(vm, vcpu, gpa, error)
     store64(block + 8 * VERDICT, verdict)
     if verdict != exits.RESUME:
         return 0
-    if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT):
-        store64(block + 8 * VERDICT, ENTER_ONLY)
+    store64(block + 8 * VERDICT, ENTER_ONLY)
+    if state.words(vm, vm.events)[0] > load64(block + 8 * EVENT_LIMIT) or entry.enter(vm, vcpu) != entry.ENTER:
         return 0
-    if entry.enter(vm, vcpu) != entry.ENTER:
-        store64(block + 8 * VERDICT, ENTER_ONLY)
-        return 0
-    flush_nested(vcpu, load64(control + 8 * hooks.CPU), block, load64(block + 8 * FLUSH_TLB))
+    flush_nested(vcpu, hooks.get(control, hooks.CPU), block, load64(block + 8 * FLUSH_TLB))
+    store64(block + 8 * VERDICT, UNTOUCHED)
     return 1
 
 
@@ -172,7 +271,7 @@ AVAILABLE = state.JIT
 if AVAILABLE:
     @callback("i64", "i64")
     def handle(block):
-        return page_fault(block)
+        return exit_handler(block)
 
     @callback("i64", "i64")
     def handle_nested(block):

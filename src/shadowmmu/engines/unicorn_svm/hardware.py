@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import exits as ex
-from . import hooks, signals
+from . import hooks, quick, signals
 from . import offsets as o
 from .errors import EngineError
 
@@ -39,7 +39,6 @@ DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
 PRIVATE_SIZE = 0x10000
-NO_LIMIT = (1 << 63) - 1
 
 EVENT_KINDS = {"interrupt": ex.EVENT_INTERRUPT, "nmi": ex.EVENT_NMI,
                "exception": ex.EVENT_EXCEPTION, "software": ex.EVENT_SOFTWARE}
@@ -227,6 +226,16 @@ class SvmHardware:
             self._invalidate(self.state.uc, start, start + part)
             hpa += part
             length -= part
+
+    def forget_code(self):
+        """Drop all translated code and what is known of its blocks; outside `run` only."""
+        self._uc.ctl_flush_tb()
+        self._count_table[:] = 0
+
+    @property
+    def cells(self):
+        """The control block (`hooks`), for snapshots."""
+        return self._cells
 
     # Translation ------------------------------------------------------------------------------------------
 
@@ -626,10 +635,10 @@ class SvmHardware:
         return self._control.ctypes.data
 
     def install_fast_path(self, function_address, argument_address):
-        """Give page fault exits to compiled code first.
+        """Give exits for #PF, MOV CR3 and INVLPG to compiled code first.
 
-        `int64 f(int64 argument)` is called with `argument_address`, an int64 block whose first four cells
-        hold gva, error code, RIP and EXITINTINFO of the exit. It returns 1 when the guest may go on (an
+        `int64 f(int64 argument)` is called with `argument_address`, an int64 block whose first five cells
+        hold gva, error code, RIP, EXITINTINFO and code of the exit. It returns 1 when the guest may go on (an
         interrupted event is then delivered again), 0 to call `on_exit`. It does its own flushes. Address 0
         removes it.
 
@@ -639,9 +648,22 @@ class SvmHardware:
         self._cells[hooks.FAST_PATH] = function_address
         self._cells[hooks.FAST_ARGUMENT] = argument_address
 
+    def install_quick_exits(self, block_address):
+        """Let module `quick` answer exits with the block at this address (0: no more); RDTSC then exits."""
+        if block_address:
+            cell = block_address + 8 * quick.LIMIT_AT
+            ctypes.c_int64.from_address(cell).value = self._control.ctypes.data + 8 * hooks.LIMIT
+        self._cells[hooks.QUICK] = block_address
+        for code in (ex.RDTSC, ex.RDTSCP):
+            self.intercept(code, block_address != 0)
+
+    def limit_run(self, count):
+        """End the current `run` at this instruction count, if that is earlier than its budget."""
+        self._cells[hooks.LIMIT] = min(self._cells[hooks.LIMIT], count)
+
     @property
     def exit_counts(self):
-        """(all exits, page faults the fast path handled, events delivered)"""
+        """(all exits, exits the fast path handled, events delivered)"""
         return tuple(self._cells[cell] for cell in (hooks.EXITS, hooks.FAST_EXITS, hooks.NATIVE_EVENTS))
 
     @property
@@ -676,7 +698,7 @@ class SvmHardware:
         if cells[hooks.LEAVE] == hooks.LEAVE_STOP:
             cells[hooks.LEAVE] = 0
             return "stop"
-        cells[hooks.LIMIT] = NO_LIMIT if max_instructions is None else cells[hooks.COUNT] + max_instructions
+        cells[hooks.LIMIT] = quick.NO_LIMIT if max_instructions is None else cells[hooks.COUNT] + max_instructions
         cells[hooks.BLOCK_SIZE] = cells[hooks.STARTED] = 0
         self._handler = on_exit
         self._error = None
@@ -795,7 +817,7 @@ class SvmHardware:
                 (hooks.EMU_STOP, functions["uc_emu_stop"]),
                 (hooks.EXCEPTION_INTERCEPTS, 1 << 14),
                 (hooks.COUNT_TABLE, self._count_table.ctypes.data),
-                (hooks.LIMIT, NO_LIMIT), (hooks.PREFETCH_RIP, -1), (hooks.FAULTS_PUSH_RF, 1)):
+                (hooks.LIMIT, quick.NO_LIMIT), (hooks.PREFETCH_RIP, -1), (hooks.FAULTS_PUSH_RF, 1)):
             self._cells[cell] = value
 
     def _enter_guest_mode(self):

@@ -38,6 +38,7 @@ from ...state.foreign import (
 )
 from . import exits as ex
 from . import offsets as o
+from . import quick
 
 # Cells of the control block
 (ENV, CPU, VMCB, EXIT_CALLBACK, FAST_PATH, FAST_ARGUMENT,
@@ -62,7 +63,9 @@ from . import offsets as o
  FAULTS_PUSH_RF,
  # counting the engine's own walks (walk_counter): the counter, its argument, the engine's walker
  COUNT_WALK, COUNT_ARGUMENT, ENGINE_WALKER,
- CELLS) = range(71)
+ # exits answered without Python (module quick)
+ QUICK,
+ CELLS) = range(72)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
@@ -319,6 +322,31 @@ def uncount_unfinished(control, env):
     put(control, BLOCK_SIZE, 0)
 
 
+@native
+def quick_exit(control, env, code):
+    """Exits that `quick` can answer; 1 when the guest may go on."""
+    block = get(control, QUICK)
+    enabled = quick.cell(block, quick.ENABLED)
+    if code == ex.IOIO and enabled:
+        size = get(control, IO_SIZE)
+        value = quick.port(block, get(control, IO_PORT), size, get(control, IO_IN), get(control, IO_VALUE))
+        if value < 0:
+            return 0
+        put(control, IO_VALUE, value)
+        complete_io(control, env)
+        quick.pass_time(block, quick.cell(block, quick.IO_TIME))
+        quick.set_cell(block, quick.TAKEN_IO, quick.cell(block, quick.TAKEN_IO) + 1)
+    elif code == ex.RDTSC or code == ex.RDTSCP or code == ex.CPUID and enabled:
+        fetch_instruction(control, env)
+        length = prefix_length(control, env) + (3 if code == ex.RDTSCP else 2)
+        if quick.take(block, env, code, get(control, COUNT), length) == 0:
+            return 0
+    else:
+        return 0
+    quick.set_cell(block, quick.TAKEN, quick.cell(block, quick.TAKEN) + 1)
+    return 1
+
+
 @callback("void", "i64", "u32", "i64")
 def on_interrupt(uc, number, control):
     env = get(control, ENV)
@@ -362,17 +390,29 @@ def on_interrupt(uc, number, control):
         uncount_unfinished(control, env)
 
     to_python = True
-    if code == ex.NPF or code == ex.PAGE_FAULT and (get(control, EXCEPTION_INTERCEPTS) >> 14) & 1:
+    if get(control, QUICK) != 0 and quick_exit(control, env, code):
+        to_python = False
+    elif code == ex.NPF or code == ex.PAGE_FAULT and (get(control, EXCEPTION_INTERCEPTS) >> 14) & 1:
         if get(control, FAST_PATH) != 0:
             block = get(control, FAST_ARGUMENT)
             store64(block, address)
             store64(block + 8, error)
             store64(block + 16, load64(env + o.EIP))
             store64(block + 24, get(control, EXIT_INT_INFO))
+            store64(block + 32, code)
             if call1(get(control, FAST_PATH), block) == 1:
                 put(control, FAST_EXITS, get(control, FAST_EXITS) + 1)
                 requeue_interrupted_event(control)
                 to_python = False
+    elif (code == ex.WRITE_CR0 + 3 or code == ex.READ_CR0 + 3 or code == ex.INVLPG) and get(control, FAST_PATH) != 0:
+        fetch_instruction(control, env)
+        block = get(control, FAST_ARGUMENT)
+        store64(block + 16, load64(env + o.EIP))
+        store64(block + 24, 0)
+        store64(block + 32, code)
+        if call1(get(control, FAST_PATH), block) == 1:
+            put(control, FAST_EXITS, get(control, FAST_EXITS) + 1)
+            to_python = False
     elif code == ex.INTR:
         # Most kicks only bring us here: to leave, or to deliver an event queued outside an exit.
         store8(cpu + o.CPU_INTERRUPT_REQUEST, 0)

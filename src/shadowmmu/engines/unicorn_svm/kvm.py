@@ -17,10 +17,10 @@ from ...state import interpreted
 from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
-from ...x86.bits import EFER_SVME
+from ...x86.bits import CR4_LA57, CR4_PKE, EFER_SVME
 from . import exits as svm
-from . import fast_path, guest_memory
-from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, guest_cpuid
+from . import fast_path, guest_memory, quick
+from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
@@ -28,6 +28,7 @@ from .profile import AMD
 from .stepper import InstructionStepper
 
 U64 = (1 << 64) - 1
+IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
 RFLAGS_IF = 1 << 9
@@ -36,6 +37,12 @@ BP, OF, UD, DF = 3, 4, 6, 8
 EPERM, ENOSYS = -1, -1000
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
+#: Exits for the loads of descriptor table registers.
+TABLE_LOADS = {svm.IDTR_WRITE: "idtr", svm.GDTR_WRITE: "gdtr"}
+#: MSRs that hold a linear address and live in the hardware.
+ADDRESS_MSRS = (0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176)
+#: CPUID leaf whose answer depends on XCR0, which no exit tells about.
+XSAVE_LEAF = 0xD
 #: Names of exits for the statistics.
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
@@ -81,6 +88,8 @@ class KvmRun:
 
     vm: the `Vm`.  platform: devices (`guests.platform`).  profile: kind of host.  max_instructions, timeout (seconds):
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
+    maxphyaddr: width of guest-physical addresses that CPUID shows, None for the host's.
+    on_snapshot(self): called once, between two instructions, when `snapshot_at` instructions have been executed.
     nested: the guest may use SVM itself.
     """
 
@@ -88,11 +97,13 @@ class KvmRun:
     npt = False
 
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None, nested=False):
+                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None, nested=False):
         self.vm, self.platform, self.profile = vm, platform, profile
         self.vcpu = vm.vcpus[0]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
                                                                           progress)
+        self.snapshot_at, self.on_snapshot = snapshot_at, on_snapshot
+        self.maxphyaddr = maxphyaddr or profile.maxphyaddr
         self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr)
         self.stepper = InstructionStepper()
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
@@ -102,9 +113,11 @@ class KvmRun:
         self.emulated = 0
         self._mode = None
         self._last_check = 0.0
-        self._ticked = 0
+        self.poll_input = None
         self._map_memory()
         self._install_fast_path()
+        self._offers_svm = nested
+        self._install_quick_exits()
         self.exception_intercepts = INTERCEPTED & ~(1 << 14) if self.npt else INTERCEPTED
         self.hardware.exception_intercepts = self.exception_intercepts
         self.exit_code, self.exit_info = 0, (0, 0)
@@ -133,8 +146,41 @@ class KvmRun:
         block[fast_path.WORLD_SWITCH] = int(self.profile.flush_on_world_switch)
         block[fast_path.RSVD_WITHOUT_PRESENT] = int(self.profile.rsvd_without_present)
         block[fast_path.VERDICT] = fast_path.UNTOUCHED
+        # with DecodeAssists and NRIPS an exit says enough; without, KVM's own decoding shows in its events
+        block[fast_path.PLAIN] = int(self.profile.decode_assists and self.profile.nrips)
+        block[fast_path.ENGINE] = self.hardware.state.uc
+        for cell, name in ((fast_path.RAM_ADDRESS, "qemu_ram_addr_from_host"), (fast_path.INVALIDATE, "tb_invalidate_phys_range"),
+                           (fast_path.READ_EFLAGS, "helper_read_eflags")):
+            block[cell] = self.hardware.state.functions[name]
+        block[fast_path.RAM] = self.vm.store.address + self.vm.store.tables["ram"][0]
         if fast_path.AVAILABLE:
             self.hardware.install_fast_path(fast_path.handle.address, ctypes.addressof(block))
+
+    def _install_quick_exits(self):
+        """Cells and tables of module `quick`."""
+        cells = self.quick_cells = (ctypes.c_int64 * quick.CELLS)()
+        ports = bytearray(8192)
+        for number in self.platform.claimed_ports():
+            ports[number >> 3] |= 1 << (number & 7)
+        self._ports = (ctypes.c_uint8 * 8192).from_buffer(ports)
+        self._serial = (ctypes.c_uint8 * quick.SERIAL_ROOM)()
+        self._cpuid_table = (ctypes.c_int64 * (6 * quick.CPUID_ENTRIES))()
+        cells[quick.PORTS] = ctypes.addressof(self._ports)
+        cells[quick.SERIAL_BUFFER] = ctypes.addressof(self._serial)
+        cells[quick.CPUID_TABLE] = ctypes.addressof(self._cpuid_table)
+        cells[quick.SERIAL_BASE] = self.platform.serial_base
+        cells[quick.IO_TIME] = self.platform.io_time
+        # without NRIPS KVM would decode each of these, which shows in counters and walks
+        cells[quick.ENABLED] = int(not self.vm.view.event_mask and self.profile.nrips)
+        if self._offers_svm:
+            return      # what the guest's guest does may be the guest's to see
+        self.hardware.install_quick_exits(ctypes.addressof(cells))
+        if self.profile.nrips and not self.npt:
+            # on a real CPU these need no exit: it checks addresses itself
+            for code in TABLE_LOADS:
+                self.hardware.intercept(code)
+            for index in ADDRESS_MSRS:
+                self.hardware.intercept_msr(index, read=False)
 
     def load(self, image):
         """Put an image (`guests.image.GuestImage`) into memory and set the entry state (KVM_SET_SREGS, KVM_SET_REGS)."""
@@ -149,7 +195,10 @@ class KvmRun:
         hw.gpr[4] = e.rsp
         hw.rip = e.rip
         hw.rflags = e.rflags
-        self.vcpu.set_cpuid(maxphyaddr=self.profile.maxphyaddr, pcid=e.pcid)
+        self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=e.pcid)
+        # what CPUID does not show CR4 must not take; KVM never offers PKU with shadow paging
+        hidden = CR4_PKE if self.la57 else CR4_PKE | CR4_LA57
+        self.vcpu.record.cr4_reserved = signed(self.vcpu.record.cr4_reserved | hidden)
         long_code = bool(hw.segment(CS).flags & 1 << 21)
         self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
 
@@ -165,6 +214,7 @@ class KvmRun:
     def _sync_mode(self):
         mode = calls.hardware_registers(self.vm.handle, self.vcpu.index)
         if mode != self._mode:
+            self.quick_cells[quick.CPUID_COUNT] = 0
             cr0, cr4, efer = mode
             # PCIDs do not exist in the engine; its TLB is emptied at every change of root instead
             self.hardware.set_mode(cr0, cr4 & ~(1 << 17), efer)
@@ -190,15 +240,15 @@ class KvmRun:
             if r.exception_set_rf:
                 hw.rflags |= 1 << 16
                 r.exception_set_rf = 0
-            if self._soft_exception:
+            if self.soft_exception:
                 # without NRIPS the instruction has been skipped already
-                hw.queue_event(vector, "software", None, self._soft_length if self.profile.nrips else 0)
+                hw.queue_event(vector, "software", None, self.soft_length if self.profile.nrips else 0)
                 return
             hw.cr2 = r.cr2 & U64
             hw.queue_event(vector, "exception", r.exception_error if r.exception_has_error else None)
         elif r.interrupt_injected:
             if r.interrupt_soft:
-                hw.queue_event(r.interrupt_nr, "software", None, self._soft_length if self.profile.nrips else 0)
+                hw.queue_event(r.interrupt_nr, "software", None, self.soft_length if self.profile.nrips else 0)
             else:
                 hw.queue_event(r.interrupt_nr, "interrupt")
         elif r.nmi_injected:
@@ -210,7 +260,7 @@ class KvmRun:
         if self._soft_event() and not self.profile.nrips:
             # svm_update_soft_interrupt_rip: INT n, INT3 and INTO push the address after them
             self.emulator.skip()
-            r.exception_injected = int(self._soft_exception)
+            r.exception_injected = int(self.soft_exception)
         # an interrupt that has to wait for another event's delivery makes the entry an immediate exit; without an
         # in-kernel irqchip KVM takes the event being reinjected for one
         r.immediate_exit = int(r.interrupt_injected)
@@ -240,7 +290,7 @@ class KvmRun:
     def _soft_event(self):
         """Is the event to be injected again an INT n, INT3 or INTO?"""
         r = self.vcpu.record
-        return r.exception_injected and self._soft_exception or r.interrupt_injected and r.interrupt_soft
+        return r.exception_injected and self.soft_exception or r.interrupt_injected and r.interrupt_soft
 
     def _interrupts(self):
         """Take an interrupt from the platform when the guest can; else ask for a window."""
@@ -263,11 +313,11 @@ class KvmRun:
         r = self.vcpu.record
         r.nmi_injected = r.exception_pending = r.exception_injected = r.interrupt_injected = 0
         r.vmexit_pending = 0
-        self._soft_exception = False
+        self.soft_exception = False
         event = self.hardware.interrupted_event
         if event is None:
             return
-        self._soft_length = event.instruction_length
+        self.soft_length = event.instruction_length
         if event.kind == "nmi":
             r.nmi_injected = 1
         elif event.kind == "interrupt" or event.kind == "software" and (
@@ -275,22 +325,27 @@ class KvmRun:
             r.interrupt_injected, r.interrupt_nr = 1, event.vector
             r.interrupt_soft = int(event.kind == "software")
         else:
-            self._soft_exception = event.kind == "software"
+            self.soft_exception = event.kind == "software"
             r.exception_injected, r.exception_vector = 1, event.vector
             r.exception_has_error = int(event.error_code is not None)
             r.exception_error = event.error_code or 0
             r.exception_has_payload = 0
 
-    _soft_exception = False
-    _soft_length = 0
+    soft_exception = False
+    soft_length = 0
 
     def on_exit(self, code):
         """Handle one exit of the hardware; False ends the run."""
         block = self._block
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
-        if code in (svm.PAGE_FAULT, svm.NPF) and verdict != fast_path.UNTOUCHED:
-            self.exits[code] += 1
+        self._serial_output()
+        if code == svm.RDTSCP:
+            # only refused: by CR4.TSD
+            calls.queue_exception(self.vm.handle, self.vcpu.index, 13, 1, 0)
+            return self._enter_again()
+        if verdict != fast_path.UNTOUCHED:
+            self.exits[code] += int(code in (svm.PAGE_FAULT, svm.NPF))   # the others are in the block's counts
             if verdict == fast_path.ENTER_ONLY:
                 return self._enter_again()
             return self._conclude_page_fault(hw.fault_address, verdict)
@@ -312,9 +367,11 @@ class KvmRun:
         elif code == svm.WRITE_CR0 and self._cr0_is_real():
             code = self._selective_cr0()
             if code is None:
-                return True
+                return self.report is None
         elif code == svm.READ_CR0 and self._cr0_is_real():
             _, _, instruction = self.emulator.peek()
+            if instruction.mnemonic == "smsw":
+                return self._machine_status(instruction)
             self.emulator.complete_cr(instruction, False)
             return True
         r.in_guest = 0
@@ -337,11 +394,31 @@ class KvmRun:
         return self._enter_again()
 
     def _tick(self):
-        """Guest instructions are the platform's clock: one is one nanosecond."""
-        count = self.hardware.instruction_count
-        if count > self._ticked:
-            self.platform.advance(count - self._ticked)
-            self._ticked = count
+        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
+        passed = self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
+        if passed > 0:
+            self.platform.advance(passed)
+
+    def _pass_time(self, ns):
+        """Time that passes without instructions."""
+        self.quick_cells[quick.CLOCK_OFFSET] += ns
+        self._tick()
+
+    def _serial_output(self):
+        """Hand on what the guest sent to its serial port without an exit to here."""
+        count = self.quick_cells[quick.SERIAL_COUNT]
+        if count:
+            self.quick_cells[quick.SERIAL_COUNT] = 0
+            self.platform.transmitted(bytes(self._serial[:count]))
+
+    def _input(self, seconds):
+        """Type what the user typed; None when nobody can type."""
+        if self.poll_input is None:
+            return None
+        data = self.poll_input(seconds)
+        if data:
+            self.platform.receive(data)
+        return data
 
     def _enter_again(self):
         self._tick()
@@ -349,6 +426,10 @@ class KvmRun:
             self._drain()
         if not self._within_limits():
             return False
+        self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
+        wait = self.platform.next_event()
+        if wait is not None:
+            self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
         return self._enter()
 
     def _cr0_is_real(self):
@@ -357,12 +438,28 @@ class KvmRun:
     def _selective_cr0(self):
         """CR0 intercepts are off while the real CR0 equals the guest's; the selective one remains."""
         _, _, instruction = self.emulator.peek()
+        if instruction.mnemonic in ("clts", "lmsw"):
+            self._machine_status(instruction)
+            return None
         value = self.emulator.cr_source(instruction)
         if (value ^ self.vcpu.cr0) & ~CR0_TS_MP:
             return CR0_SEL_WRITE
         self.emulator.complete_cr(instruction, True)
         self._sync_mode()
         return None
+
+    def _operand_fault(self, fault):
+        """An operand of an emulated instruction cannot be reached: the guest, or L1, sees the fault."""
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
+                                  fault.of_nested_table)
+
+    def _machine_status(self, instruction):
+        """CLTS, LMSW, SMSW while the real CR0 is the guest's: no exit on a real CPU, only the effect."""
+        try:
+            self.emulator.execute(instruction)
+        except guest_memory.OperandFault as fault:
+            self._operand_fault(fault)
+        return self._enter_again()
 
     def _exit_info(self, code):
         hw = self.hardware
@@ -395,6 +492,8 @@ class KvmRun:
             return self._exception(code - svm.EXCEPTION)
         if 0x20 <= code < 0x40:
             return self._debug_register()
+        if code in TABLE_LOADS:
+            return self._load_table(TABLE_LOADS[code])
         if self.nested is not None and code in self._NESTED:
             return self._NESTED[code](self.nested)
         if svm.VMRUN <= code <= svm.SKINIT or code in (svm.INVLPGA, svm.MONITOR, svm.MWAIT, svm.RDPMC):
@@ -425,7 +524,7 @@ class KvmRun:
 
     def forget_soft_event(self):
         """The event in delivery was saved for L1 (or dropped)."""
-        self._soft_exception = False
+        self.soft_exception = False
 
     def _queue(self, vector, error=None):
         calls.queue_exception(self.vm.handle, self.vcpu.index, vector, int(error is not None), error or 0)
@@ -498,6 +597,29 @@ class KvmRun:
             self.vm.emit(events.CR, 0, cr, value)
         return self._skip(instruction.size)
 
+    def _load_table(self, name):
+        """LGDT, LIDT: the engine loads any base, a CPU only a canonical one."""
+        hw = self.hardware
+        bits, _, instruction = self.emulator.peek()
+        address = self.emulator.operand_address(instruction, 0)
+        try:
+            data = self.emulator.memory.read(address, 10 if bits == 64 else 6)
+        except guest_memory.OperandFault as fault:
+            self._operand_fault(fault)
+            return True
+        limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
+        if not self._is_canonical(base):
+            return self._queue(13, 0)
+        if bits != 64 and (bits == 16) != (0x66 in instruction.prefix):
+            base &= 0xFFFFFF    # operand size 16
+        setattr(hw, name, (base, limit))
+        hw.skip_instruction(instruction.size)
+        return True
+
+    def _is_canonical(self, address):
+        top = 56 if self.vcpu.cr4 & CR4_LA57 else 47
+        return address >> top in (0, (1 << 64 - top) - 1)
+
     def _debug_register(self):
         return self._emulate()
 
@@ -526,6 +648,11 @@ class KvmRun:
         return self._skip(2)
 
     def _write_msr(self, index, value):
+        if index in ADDRESS_MSRS:
+            if not self._is_canonical(value):
+                return True
+            self.hardware.write_msr(index, value)
+            return False
         if index == EFER:
             if self.nested is not None and self.vcpu.efer & EFER_SVME and not value & EFER_SVME:
                 self.nested.leave_for_disabled_svm()
@@ -534,26 +661,35 @@ class KvmRun:
             return self.nested.write_msr(index, value)
         if index in self.msrs:
             self.msrs[index] = value
+            if index == TSC_AUX:
+                self.quick_cells[quick.TSC_AUX] = value
             return False
         return index not in IGNORED_MSRS
 
     def _read_msr(self, index):
         if index == EFER:
             return self.vcpu.efer
+        if index == TSC:
+            return self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET]
         if self.nested is not None and index in (HSAVE_PA, VM_CR):
             return self.nested.read_msr(index)
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
     def _cpuid(self):
         hw = self.hardware
-        values = guest_cpuid(self.vcpu, hw, hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF, la57=self.la57,
-                             svm=self.nested is not None,
+        leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
+        values = guest_cpuid(self.vcpu, hw, leaf, subleaf, la57=self.la57, svm=self.nested is not None,
                              svm_features=self.nested.features() if self.nested else 0)
+        count = self.quick_cells[quick.CPUID_COUNT]
+        if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
+            self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
+            self.quick_cells[quick.CPUID_COUNT] = count + 1
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
         return self._skip(2)
 
     def _io(self):
         hw, io = self.hardware, self.hardware.io
+        self._pass_time(self.platform.io_time)
         self.vcpu.record.stat[counters.IO_EXITS] += 1
         value = self.platform.io_read(io.port, io.size) if io.is_in else io.value
         self.vm.emit(events.PIO, int(not io.is_in), io.port, io.size, 1, value)
@@ -565,7 +701,7 @@ class KvmRun:
         if self.platform.exit_code is not None:
             # KVM completes an OUT at the next KVM_RUN; there will be none
             hw.abandon_io()
-            return self._end("exit", f"the guest ended with code {self.platform.exit_code}", self.platform.exit_code)
+            return self._end("exit", self.platform.exit_text, self.platform.exit_code)
         if not io.string:
             hw.complete_io()
         return True
@@ -578,9 +714,17 @@ class KvmRun:
             if not self.hardware.rflags & RFLAGS_IF:
                 return self._end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")
             wait = self.platform.next_event()
+            # with a terminal an idle guest idles: virtual time goes on with the clock on the wall
+            typed = self._input(IDLE if wait is None else min(wait / 1e9, IDLE))
+            if typed is not None and wait is None:
+                if not self._within_limits():
+                    return False
+                continue
+            if typed:
+                continue
             if wait is None:
                 return self._end("halted", f"HLT and no device will ever interrupt, RIP {self.hardware.rip:#x}")
-            self.platform.advance(wait)
+            self._pass_time(wait)
         return True
 
     def _exception(self, vector):
@@ -605,8 +749,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 16)
         except guest_memory.OperandFault as fault:
-            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
-                                      fault.of_nested_table)
+            self._operand_fault(fault)
             return True
         pcid = int.from_bytes(data[:8], "little")
         gva = int.from_bytes(data[8:], "little")
@@ -688,13 +831,19 @@ class KvmRun:
         try:
             if self._enter():
                 while self.report is None:
-                    budget = self.SLICE
+                    count = self.hardware.instruction_count
+                    if self.snapshot_at is not None and count >= self.snapshot_at:
+                        self.snapshot_at = None
+                        self.on_snapshot(self)
+                    budget = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
                     if self.limit is not None:
-                        budget = max(1, min(budget, self.limit - self.hardware.instruction_count))
+                        budget = max(1, min(budget, self.limit - count))
                     wait = self.platform.next_event()
                     if wait is not None:
                         budget = max(1, min(budget, wait))
                     reason = self.hardware.run(self.on_exit, max_instructions=budget)
+                    self._serial_output()
+                    self._input(0)
                     self._tick()
                     if self.report is None and reason != "handler":
                         if not self._within_limits():
@@ -707,9 +856,16 @@ class KvmRun:
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
         report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
-        report.fast_exits = self.hardware.exit_counts[1]
-        report.exits[self.FAULT_NAME] += report.fast_exits
-        report.emulated = self.emulated
+        faults, quick_exits, ports = self.hardware.exit_counts[1], self.quick_cells[quick.TAKEN], self.quick_cells[quick.TAKEN_IO]
+        report.fast_exits = faults + quick_exits
+        block = self._block
+        others = (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS), ("INVLPG", fast_path.INVLPGS))
+        for name, cell in others:
+            report.exits[name] += block[cell]
+        report.exits[self.FAULT_NAME] += faults - sum(block[cell] for _, cell in others)
+        report.exits["IO"] += ports
+        report.exits["CPUID, RDTSC"] += quick_exits - ports
+        report.emulated = self.emulated + block[fast_path.EMULATED]
         self._drain()
         return report
 

@@ -10,7 +10,7 @@ import ctypes
 from ...vm import calls
 from ...vm.machine import signed
 from . import exits as svm
-from . import fast_path
+from . import fast_path, quick
 from .kvm import KvmRun
 from .nested_paging import Walker
 
@@ -41,6 +41,7 @@ class NestedPagingRun(KvmRun):
     def _sync_mode(self):
         mode = calls.hardware_registers(self.vm.handle, self.vcpu.index)
         if mode != self._mode:
+            self.quick_cells[quick.CPUID_COUNT] = 0
             cr0, cr4, efer = mode
             self.hardware.set_mode(cr0, cr4 & ~CR4_PCIDE, efer)
             # PCIDs do not exist in the engine: a MOV to CR3 must be looked at, its NOFLUSH bit is not an address bit

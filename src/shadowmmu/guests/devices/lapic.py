@@ -41,6 +41,7 @@ class LapicState:
     spiv: int = 0xFF
     irr: int = 0  # 256 bits, vector n is bit n
     isr: int = 0
+    tmr: int = 0  # which of the interrupts accepted were level-triggered
     esr: int = 0  # as read
     esr_new: int = 0  # gathered since the last write to ESR
     icr: int = 0
@@ -61,8 +62,9 @@ def _best(bits: int) -> int:
 class Lapic:
     """The APIC."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_eoi=None) -> None:
         self.state = LapicState()
+        self.on_eoi = on_eoi  # called with the vector of a level-triggered interrupt that ends
 
     # ---- interrupts
 
@@ -75,12 +77,14 @@ class Lapic:
         tpr = self.state.tpr
         return tpr if tpr >> 4 >= serving >> 4 else serving & 0xF0
 
-    def request(self, vector: int) -> None:
+    def request(self, vector: int, level: bool = False) -> None:
         """Set an interrupt pending; vectors below 16 are an error the APIC notes."""
+        s = self.state
         if vector < 16:
             self._error(ESR_RECEIVED_ILLEGAL)
         elif self._enabled():
-            self.state.irr |= 1 << vector
+            s.irr |= 1 << vector
+            s.tmr = s.tmr | 1 << vector if level else s.tmr & ~(1 << vector)
 
     def _error(self, bit: int) -> None:
         self.state.esr_new |= bit
@@ -140,7 +144,7 @@ class Lapic:
     def read(self, offset: int) -> int:
         """A 32-bit register at a 16-byte boundary; reserved ones read 0."""
         s = self.state
-        for base, bits in ((ISR, s.isr), (TMR, 0), (IRR, s.irr)):
+        for base, bits in ((ISR, s.isr), (TMR, s.tmr), (IRR, s.irr)):
             if base <= offset < base + 0x80:
                 return bits >> (offset - base) // 16 * 32 & 0xFFFF_FFFF
         if offset in LVT:
@@ -162,7 +166,7 @@ class Lapic:
         elif offset == TPR:
             s.tpr = value & 0xFF
         elif offset == EOI:
-            s.isr &= ~(1 << max(_best(s.isr), 0))
+            self._end_of_interrupt()
         elif offset == LDR:
             s.ldr = value & 0xFF00_0000
         elif offset == DFR:
@@ -188,7 +192,16 @@ class Lapic:
             if s.armed_at is not None:  # the count stands, its speed changes
                 s.armed_at = s.now - elapsed_counts * (self._period() // s.initial)
 
-    def _is_me(self, destination: int, logical: bool) -> bool:
+    def _end_of_interrupt(self) -> None:
+        s, vector = self.state, _best(self.state.isr)
+        if vector < 0:
+            return
+        s.isr &= ~(1 << vector)
+        if s.tmr >> vector & 1 and self.on_eoi:
+            self.on_eoi(vector)
+
+    def is_destination(self, destination: int, logical: bool) -> bool:
+        """Whether a message to this destination is for this CPU."""
         s = self.state
         if destination == 0xFF:
             return True
@@ -203,7 +216,7 @@ class Lapic:
         """Deliver an IPI. There is one CPU: what is not for it (INIT and start-up) goes nowhere."""
         s = self.state
         shorthand, mode = s.icr >> 18 & 3, s.icr >> 8 & 7
-        mine = shorthand in (1, 2) or (not shorthand and self._is_me(s.icr_high >> 24, bool(s.icr >> 11 & 1)))
+        mine = shorthand in (1, 2) or (not shorthand and self.is_destination(s.icr_high >> 24, bool(s.icr >> 11 & 1)))
         if mode not in (MODE_FIXED, MODE_LOWEST):
             return
         if s.icr & 0xFF < 16:

@@ -88,6 +88,21 @@ class Uart:
         pairs = ((MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD))
         return sum(line for output, line in pairs if s.mcr & output)
 
+    def may_transmit(self) -> bool:
+        """Whether sending a byte or reading LSR changes nothing but `transmitted`."""
+        s = self.state
+        return not (s.ier & IER_TX or s.lcr & LCR_DLAB or s.mcr & MCR_LOOP or s.overrun)
+
+    def transmitted(self, data: bytes) -> None:
+        """Bytes sent while `may_transmit`."""
+        self.state.tx_pending = True
+        if self.on_output:
+            self.on_output(data)
+
+    def line_status(self) -> int:
+        """LSR, without the side effect of reading it."""
+        return LSR_EMPTY | (LSR_READY if self.state.fifo else 0) | (LSR_OVERRUN if self.state.overrun else 0)
+
     def read(self, port: int) -> int:
         s, register = self.state, port - BASE
         if s.lcr & LCR_DLAB and register < 2:
@@ -108,7 +123,7 @@ class Uart:
         if register == 4:
             return s.mcr
         if register == 5:
-            value = LSR_EMPTY | (LSR_READY if s.fifo else 0) | (LSR_OVERRUN if s.overrun else 0)
+            value = self.line_status()
             s.overrun = False
             return value
         if register == 6:
