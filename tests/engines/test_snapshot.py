@@ -67,7 +67,8 @@ def joined(first, header, rest):
     (lambda a, h, r: joined(a, h | {"parts": h["parts"][:2]}, r), "parts"),
     (lambda a, h, r: joined(a, h, r[:-10]), "cut off"),
     (lambda a, h, r: joined(a, h, r[:1000] + b"\0\0\0\0" + r[1004:]), "damaged"),
-    (lambda a, h, r: joined(a, h | {"parts": [[n, p, 1 << 60, c] for n, p, s, c in h["parts"]]}, r), "of 1152921504606846976 bytes"),
+    (lambda a, h, r: joined(a, h | {"parts": [[n, p, 1 << 60, c] for n, p, s, c in h["parts"]]}, r),
+     "of 1152921504606846976 bytes"),
 ])
 def test_a_file_that_does_not_fit_is_refused(saved, tmp_path, change, words):
     with pytest.raises(EngineError, match=words) as caught:
