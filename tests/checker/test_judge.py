@@ -35,10 +35,10 @@ def test_documented_examples(tmp_path, name):
 
 @pytest.mark.parametrize("program, expected", [
     # INVPCID type 0 leaves other pages; type 1 takes all of the PCID (SDM 4.10.4.1)
-    ("machine pcid\nv0 store 0x20 = 0\nv0 invpcid 0 pcid=0 0x80\nv0 may load 0x80\nv0 may load 0x180",
+    ("machine intel\nv0 store 0x20 = 0\nv0 invpcid 0 pcid=0 0x80\nv0 may load 0x80\nv0 may load 0x180",
      [{"#PF 0x0 (not present)"}, {"#PF 0x0 (not present)", "gfn 9"}]),
     # another PCID is not touched by MOV CR3 with flush of this one: NOFLUSH back finds the old entry
-    ("machine pcid\nv0 mov cr3 = root(gfn=1, pcid=1)\nv0 store 0x20 = 0\nv0 mov cr3 = root(gfn=1, pcid=1)\n"
+    ("machine intel\nv0 mov cr3 = root(gfn=1, pcid=1)\nv0 store 0x20 = 0\nv0 mov cr3 = root(gfn=1, pcid=1)\n"
      "v0 may load 0x80\nv0 mov cr3 = root(gfn=1, noflush)\nv0 may load 0x80",
      [{"#PF 0x0 (not present)"}, {"#PF 0x0 (not present)", "gfn 9"}]),
     # CR4.PGE takes everything of every PCID

@@ -31,7 +31,7 @@ def test_a_stopped_plan_goes_on_exactly():
 def test_shares_differ():
     one, two = (Plan("linux-6.12", machines=["4-level", "pae"], share=(i, 2)) for i in range(2))
     for plan in (one, two):
-        plan.run(operations=4 * portfolio.SLICES[0])
+        plan.run(operations=6 * portfolio.SLICES[0])
     exhaustive = [[row["operations"] for row in plan.bounds() if row["mode"] == "exhaustive"] for plan in (one, two)]
     assert all((a == 0) != (b == 0) for a, b in zip(*exhaustive))
     assert [row["states"] for row in one.bounds()] != [row["states"] for row in two.bounds()]

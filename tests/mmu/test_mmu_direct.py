@@ -15,7 +15,7 @@ from shadowmmu.mmu import events
 from shadowmmu.rules import RULES
 from shadowmmu.state import interpreted
 from shadowmmu.state.store import Config
-from shadowmmu.vm import GuestFault, VmError, calls
+from shadowmmu.vm import GuestFault, VmError
 from shadowmmu.x86 import bits as b
 
 BOTH = pytest.mark.parametrize("mmu", ["tdp", "tdp-legacy"])
@@ -316,11 +316,11 @@ def test_nx_huge_pages_split_on_execution_and_recover(machine, mmu):
     # a data access does not bring the huge page back while the table is marked
     g.cpu.write(GVA + 0x3000, 1)
     assert leaf(vm, mmu, 32 * MEG + 0x5000)[1] == 1
-    assert calls.recover_nx_huge_pages(vm.handle, 60) == 1
+    assert vm.recover_nx_huge_pages() == 1
     assert vm.stat["nx_lpage_splits"] == 0 and leaf(vm, mmu, 32 * MEG) is None
     g.cpu.read(GVA + 0x3000)
     assert leaf(vm, mmu, 32 * MEG)[1] == 2
-    assert calls.recover_nx_huge_pages(vm.handle, 0) == 0
+    assert vm.recover_nx_huge_pages(0) == 0
 
 
 def test_recovery_of_each_kernel(machine):
@@ -330,7 +330,7 @@ def test_recovery_of_each_kernel(machine):
         vm, g = huge(machine, "tdp", nx_huge_pages=1, base=base)
         g.cpu.fetch(GVA + 0x2000)
         vm.drain_events()
-        assert calls.recover_nx_huge_pages(vm.handle, 60) == 1 and vm.stat["nx_lpage_splits"] == 0
+        assert vm.recover_nx_huge_pages() == 1 and vm.stat["nx_lpage_splits"] == 0
         told[base] = len(events_of(vm, events.TDP_SPTE_CHANGED))
     # the table's entry and the one page that was mapped; every entry of the table
     assert told == {"linux-6.12": 2, "linux-7.2": 1 + 512}
@@ -340,7 +340,7 @@ def test_recovery_keeps_tables_of_a_dirty_log(machine):
     vm, g = huge(machine, "tdp", nx_huge_pages=1)
     g.cpu.fetch(GVA + 0x2000)
     vm.log_dirty(0, True)
-    calls.recover_nx_huge_pages(vm.handle, 1)
+    vm.recover_nx_huge_pages(1)
     assert leaf(vm, "tdp", 32 * MEG)[1] == 1 and vm.stat["nx_lpage_splits"] == 0
 
 
@@ -365,21 +365,22 @@ def test_ageing(machine, mmu, ad):
     """With A/D bits A is cleared; without, the entry becomes absent to the hardware and the next use is a fast fault."""
     vm, g = started(machine, mmu, rules={**RULES["linux-6.12"], "ad_enabled": ad})
     g.cpu.write(GVA, 1)
-    gfn = A_PAGE >> 12
-    assert calls.age_memslot(vm.handle, 0, 0, gfn, gfn + 1, True)
-    assert calls.age_memslot(vm.handle, 0, 0, gfn, gfn + 1, False)
-    assert not calls.age_memslot(vm.handle, 0, 0, gfn, gfn + 1, True)
+    assert vm.age(A_PAGE, 4096, test_only=True)
+    assert vm.age(A_PAGE, 4096)
+    assert not vm.age(A_PAGE, 4096, test_only=True)
     spte, _ = leaf(vm, mmu, A_PAGE)
     assert bool(spte & 1) == bool(ad) and spte & PRESENT
     fast = g.cpu.stat["pf_fast"]
     assert g.cpu.read(GVA) == 1
     assert g.cpu.stat["pf_fast"] == fast + (0 if ad else 1)
-    assert calls.age_memslot(vm.handle, 0, 0, gfn, gfn + 1, True)
+    assert vm.age(A_PAGE, 4096, test_only=True)
     if not ad:
         # P came back by the read; W comes back by a second fast fault
         assert leaf(vm, mmu, A_PAGE)[0] & (1 | W) == 1
     g.cpu.write(GVA, 3)
     assert g.cpu.read(GVA) == 3 and leaf(vm, mmu, A_PAGE)[0] & W
+    with pytest.raises(VmError, match="no memslot holds"):
+        vm.age(1 << 30, 4096)
 
 
 @BOTH

@@ -57,7 +57,7 @@ def test_the_combined_patch_is_the_exhibits_and_today():
 
 def test_most_exhibits_can_be_combined():
     _, numbers = combined.combine(ALL)
-    assert {x.id for x in ALL if x.functions} - set(numbers) == {"C7", "S004.direct", "S004.quadrant", "S004.role"}
+    assert {x.id for x in ALL if x.functions} - set(numbers) == {"S004.direct", "S004.quadrant", "S004.role"}
 
 
 # ---- the catalogue
@@ -78,7 +78,7 @@ def test_each_row_is_an_exhibit_or_waits_with_a_reason():
 
 def test_stories_name_their_fix():
     for x in ALL:
-        assert x.fix.startswith("Fix: ") and len(x.story) > 100, x.id
+        assert x.fix.startswith("Fix: ") and len(x.story) > 20, x.id
         assert x.breaks == ("nothing",) or x.length or x.breaks == (), x.id
 
 
@@ -96,7 +96,7 @@ def test_variants_can_be_applied():
     ("rules:   linux-6.12", "rules:   linux-1.0", "no rules named linux-1.0"),
     ("drop_before_mmio_spte=0", "drop=0", "'drop=0' is not a field of the rules"),
     ("Fix:", "Mended:", "no paragraph that begins with Fix:"),
-    ("needs:   host", "needs:   luck", "needs: luck; known are"),
+    ("needs:   -", "needs:   luck", "needs: luck; known are"),
     ("change:  drop_before_mmio_spte=0", "change:  -", "neither a function nor a rule is changed"),
 ])
 def test_mistakes_in_an_exhibit_are_told(tmp_path, old, new, message):

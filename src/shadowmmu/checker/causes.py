@@ -114,4 +114,7 @@ GUEST_VISIBLE = frozenset((verify.TRANSLATION, verify.ACCESS, verify.FAULT))
 
 def cause(failure, last_code):
     """What is known about a failure whose last operation has this code."""
+    if failure > verify.INVARIANT:
+        name = verify.FAILURES[failure][0].replace("-", "_")
+        return Cause("", f"the MMU's own books; checker/invariants/{name}.py says what breaks without them", "", "I2")
     return _BY_OPERATION.get((failure, last_code)) or _BY_FAILURE.get(failure, _UNKNOWN)

@@ -57,8 +57,7 @@ class Finding:
     def as_dict(self):
         """For JSON."""
         if self.withheld:
-            return {"rules": self.rules, "deviation": self.deviation, "story": self.story, "withheld": True,
-                    "shape": self.shape}
+            return {"rules": self.rules, "deviation": self.deviation, "story": self.story, "withheld": True}
         return {"machine": self.machine, "rules": self.rules, "vcpus": self.vcpus, "patched": self.patched,
                 "operations": self.operations, "script": self.script, "rule": self.rule, "meaning": self.meaning,
                 "details": self.details, "permitted": self.permitted, "held": self.held, "change": self.change,

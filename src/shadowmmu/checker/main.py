@@ -243,8 +243,8 @@ def command(*, rules=None, machine=(), vcpus=(), seconds=0.0, operations=0, dept
     if campaign and resume:
         raise CheckError("--resume is for a search in this process; a campaign continues from its --ledger")
     if judge_file:
-        from . import judge
-        return judge.command(judge_file, as_json=as_json)
+        from . import judge_command
+        return judge_command.command(judge_file, as_json=as_json)
     names = aside_names(aside, sought)
     if replay_file:
         return replay(replay_file, aside=names if aside or sought else None, as_json=as_json, reproducer=reproducer)

@@ -19,7 +19,7 @@ import re
 
 from ..oracle import walker
 from ..x86 import bits
-from . import causes, judge, ops, verify
+from . import causes, judge, judge_command, ops, verify
 from .architecture import ACCESSES
 from .geometry import MACHINES, MMIO, PAGE, ROOT_A, ROOT_B
 
@@ -136,7 +136,7 @@ def program(finding):
     """The C source.  NotForGuests says why there is none."""
     if finding.withheld:
         raise NotForGuests(f"{finding.deviation} is withheld: for a private report to the kernel's maintainers")
-    if finding.failure in causes.PRIVATE:
+    if finding.failure in causes.PRIVATE or finding.failure > verify.INVARIANT:
         raise NotForGuests(f"a guest could hurt its host by this ({finding.rule}); it is for a private report to "
                            "security@kernel.org and the KVM maintainers")
     if finding.failure not in causes.GUEST_VISIBLE:
@@ -149,8 +149,8 @@ def program(finding):
     # what the host does is left out of the program, so it is left out of what is expected, too
     lines = [ops.show(row if statement(row) else ops.row(ops.ENTER, row[1])) for row in rows]
     who, _, what = ops.show(question).partition(" ")
-    text = "\n".join([f"machine {machine.name}", f"vcpus {finding.vcpus}", *lines, f"{who} {judge.QUESTION} {what}"])
-    steps = [[outcome["what"] for outcome in step["permitted"]] for step in judge.document(text)["steps"]]
+    text = "\n".join([f"machine {machine.name}", f"vcpus {finding.vcpus}", *lines, f"{who} {judge_command.QUESTION} {what}"])
+    steps = [[outcome["what"] for outcome in step["permitted"]] for step in judge_command.document(text)["steps"]]
     user = any(row[0] in judge.KINDS and row[5] & ops.USER for row in [*rows, question])
     guarded = any(row[0] == ops.MOV_CR4 and row[2] & (bits.CR4_SMEP | bits.CR4_SMAP) for row in rows)
     if user and guarded:

@@ -16,6 +16,8 @@ from ..x86.bits import FRAME_MASK, NX, PT_ACCESSED, PT_DIRTY, PT_PAGE_SIZE, PT_P
 from . import area as areas
 
 U64 = (1 << 64) - 1
+#: An spte that stands for an address without memory: bit 51, present to the CPU, not SPTE_MMU_PRESENT.
+MMIO_MARK, MMU_PRESENT = 1 << 51 | PT_PRESENT, 1 << 11
 _ENTRY_BITS = ((PT_WRITABLE, "W"), (PT_USER, "U"), (PT_ACCESSED, "A"), (PT_DIRTY, "D"))
 _ROLE_WORDS = ((roles.INVALID, "invalid"), (roles.SMM, "smm"), (roles.SMAP_ANDNOT_WP, "smap_andnot_wp"),
                (roles.SMEP_ANDNOT_WP, "smep_andnot_wp"), (roles.CR4_SMEP_BIT, "cr4_smep"), (roles.GUEST_MODE, "guest_mode"),
@@ -44,6 +46,8 @@ def spte_text(view, spte, gfn):
     """One spte: what it leads to."""
     if not spte & PT_PRESENT:
         return f"{spte & U64:#x} (not present to the CPU)"
+    if spte & MMIO_MARK == MMIO_MARK and not spte & MMU_PRESENT:
+        return f"MMIO {spte & U64:#x}"
     frame = (spte & FRAME_MASK) >> 12
     page = frame - view.shadow_pfn - view.special_frames
     if 0 <= page < view.n_pages and not spte & PT_PAGE_SIZE:

@@ -12,7 +12,7 @@ import sys
 try:
     import termios
 except ImportError:     # not a Unix
-    termios = None
+    termios = None      # type: ignore[assignment]
 
 
 class Input:

@@ -77,7 +77,7 @@ def load(path, append="", initrd=None, machine=None, entry="auto", pcid=False) -
     use_pvh = pvh is not None and entry != "linux64"
     if not use_pvh and contents[4] != 2:
         raise GuestImageError(path, "a 32-bit ELF kernel without multiboot header and without PVH entry")
-    if use_pvh:
+    if pvh is not None and use_pvh:
         rip = pvh
     multiboot.check_parts(path, parts, rip, machine.memory_size)
     for part in parts:

@@ -25,10 +25,10 @@ class RuleSet:
 SETS = {
     "avi-2007": RuleSet("linux-6.1", ("S004.writable", "S004.role", "C1"),
                         "seed 004 as posted: no access rights or control bits in the role, writable mappings are not revoked"),
-    "2018-victim-cache": RuleSet("linux-6.12", ("S000.before", "S003.before"),
+    "2018-victim-cache": RuleSet("linux-6.1", ("S000.before", "S003.before"),
                                  "before seed 003: 64-bit guests only, the current root is not looked at"),
-    "2020-reuse-current": RuleSet("linux-6.12", ("S000.before",), "seed 003: the current root is looked at first"),
-    "2022-levels": RuleSet("linux-6.12", ("S000.before",), "before seed 000: levels decide whether there is a cache"),
+    "2020-reuse-current": RuleSet("linux-6.1", ("S000.before",), "seed 003: the current root is looked at first"),
+    "2022-levels": RuleSet("linux-6.1", ("S000.before",), "before seed 000: levels decide whether there is a cache"),
     "seed-000-posted": RuleSet("linux-6.12", ("S000.posted",), "no check for a missing shadow page"),
     "seed-000-merged": RuleSet("linux-6.12", (), "5499ea73e7db"),
     "seed-001-posted": RuleSet("linux-6.12", ("S001.alone",), "patch 05 without patch 04"),

@@ -17,7 +17,6 @@ WAITING = {
     "A5": ("reclaim invalidates the root in use after the stale check (CVE-2026-64561)", NESTED + ": only the recursive zap of "
            "nested tables reaches a root that is in use; without it zap_oldest passes such roots over"),
     "A6": ("a nested table that is also a root is zapped with its last parent", NESTED),
-    "B2": ("nested transitions without VPID sync only the current root", NESTED),
     "B5": ("kvm_invalidate_pcid does not flush another PCID", TDP),
     "B7": ("INVLPG of a nested guest works on the wrong MMU", NESTED),
     "B8": ("a 32-bit host truncates the address to invalidate", "a 32-bit host is not modelled"),

@@ -391,6 +391,19 @@ class Vm:
         """KVM_SET_NR_MMU_PAGES."""
         self._slot_call(calls.set_nr_mmu_pages(self.handle, n), f"KVM_SET_NR_MMU_PAGES {n}")
 
+    def age(self, gpa, size, *, test_only=False, as_id=0):
+        """The host asks whether pages were used since the last time (clear_young, or test_young with `test_only`)."""
+        n = self.page_size
+        slot = next((s for s in self.memslots if s.as_id == as_id and s.gpa <= gpa and gpa + size <= s.gpa + s.size), None)
+        if slot is None:
+            raise VmError(f"no memslot holds gpa {gpa:#x} size {size:#x}")
+        return bool(calls.age_memslot(self.handle, as_id, slot.id, gpa // n, (gpa + size) // n, test_only))
+
+    def recover_nx_huge_pages(self, ratio=60):
+        """One period of the NX huge page worker: zap the oldest 1/ratio of the tables that stand where a huge page could.
+        The number of tables looked at."""
+        return calls.recover_nx_huge_pages(self.handle, ratio)
+
     def close(self):
         """Destroy the VM as closing its last file descriptor does: all shadow pages are zapped, all roots put."""
         calls.destroy(self.handle)

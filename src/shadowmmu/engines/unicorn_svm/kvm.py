@@ -448,12 +448,17 @@ class KvmRun:
         self._sync_mode()
         return None
 
+    def _operand_fault(self, fault):
+        """An operand of an emulated instruction cannot be reached: the guest, or L1, sees the fault."""
+        calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
+                                  fault.of_nested_table)
+
     def _machine_status(self, instruction):
         """CLTS, LMSW, SMSW while the real CR0 is the guest's: no exit on a real CPU, only the effect."""
         try:
             self.emulator.execute(instruction)
         except guest_memory.OperandFault as fault:
-            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+            self._operand_fault(fault)
         return self._enter_again()
 
     def _exit_info(self, code):
@@ -600,7 +605,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 10 if bits == 64 else 6)
         except guest_memory.OperandFault as fault:
-            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address))
+            self._operand_fault(fault)
             return True
         limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
         if not self._is_canonical(base):
@@ -744,8 +749,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 16)
         except guest_memory.OperandFault as fault:
-            calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
-                                      fault.of_nested_table)
+            self._operand_fault(fault)
             return True
         pcid = int.from_bytes(data[:8], "little")
         gva = int.from_bytes(data[8:], "little")

@@ -32,7 +32,7 @@ def failed_check(v, record, np_enable_allowed):
     return next((number for bad, number in checks if bad), None)
 
 
-def _msr_place(index):
+def msr_place(index):
     """(byte in the permission map, bit of the read permission; write is the next), None outside the map."""
     for first, start in MSR_RANGES:
         if first <= index < first + 0x2000:

@@ -7,9 +7,9 @@ commits: ddc16abbbae9
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   -
-length:  -
+length:  4
 
 A new upper-level shadow page write-protects its gfn, so level-1 pages of that gfn that are unsync must be brought up to date.
 They may belong to another role (system management mode, a nested guest, other control bits); they were reread in the role of

@@ -7,9 +7,9 @@ commits: e02aa901b1aa
 cve:     -
 rules:   linux-6.1
 change:  -
-breaks:  -
+breaks:  write-protection
 needs:   -
-length:  -
+length:  4
 
 Several unsync pages are brought up to date one after the other. The first may map the guest table behind the second; that one
 is still unsync at this moment, so a writable mapping looked harmless. Then the second is synchronised and counts as

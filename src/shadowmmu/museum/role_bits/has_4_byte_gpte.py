@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  3
 
 A guest page read as 4-byte entries and as 8-byte entries has two different shadows. The change between the two needs CR4.PAE
 and then a MOV CR3.

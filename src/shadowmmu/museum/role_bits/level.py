@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  2
 
 The same guest page may be used as tables of different levels (a recursive mapping does). Without the level in the key one
 shadow serves for both.

@@ -5,7 +5,7 @@ id:      S000.before
 year:    2020
 commits: 5499ea73e7db
 cve:     -
-rules:   linux-6.12
+rules:   linux-6.1
 change:  -
 breaks:  nothing
 needs:   -

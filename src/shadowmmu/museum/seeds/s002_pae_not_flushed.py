@@ -7,22 +7,25 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   -
 length:  -
 
 The reviewer's fifth point: toggling CR4.PAE empties the TLB of the current PCID. Unloading did that for nothing; with reuse
-it must be asked for.
+it seems that it must be asked for. It need not with shadow paging: PAE can be toggled outside long mode only, the roots there
+are special ones, and these are dropped before any lookup (seed 000) and synchronised when they are made. With 64-bit tables
+below a PAE guest it would.
 
-Fix: TLB_FLUSH_CURRENT when PAE changes.
+Fix: TLB_FLUSH_CURRENT when PAE changes; here it changes nothing.
 """
 
 
 @replaces("mmu.contexts.reset")
 def reset(vm, vcpu):
-    """Seed 002: roots of the new role may be in the cache."""
+    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
     roots.new_pgd(vm, vcpu, vcpu.cr3)
+    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 
 @replaces("mmu.contexts.after_set_cpuid")

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   -
-length:  3
+length:  4
 
 The reviewer's second point: clearing CR0.PG empties the TLB. With roots that survive the change of role, an unsync page below
 a cached root is out of date when the guest switches paging on again and loads that root without a flush.
@@ -20,9 +20,10 @@ Fix: a flush of the guest's TLB, which frees cached roots that are unsync.
 
 @replaces("mmu.contexts.reset")
 def reset(vm, vcpu):
-    """Seed 002: roots of the new role may be in the cache."""
+    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
     roots.new_pgd(vm, vcpu, vcpu.cr3)
+    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 
 @replaces("mmu.contexts.after_set_cpuid")

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   -
-length:  3
+length:  2
 
 The reviewer's fourth point alone: roots are reused, all other flushes are as they should be, but one MOV CR4 that toggles PGE
 together with a role bit takes the first branch, and the flush that PGE demands is lost.
@@ -20,9 +20,10 @@ Fix: the conditions stand on their own.
 
 @replaces("mmu.contexts.reset")
 def reset(vm, vcpu):
-    """Seed 002: roots of the new role may be in the cache."""
+    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
     roots.new_pgd(vm, vcpu, vcpu.cr3)
+    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 
 @replaces("mmu.contexts.after_set_cpuid")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Seed 002's reuse with today's flushes, and a sync where they are for the current PCID.
+"""Seed 002's reuse with the flushes and syncs that it needs.
 
 id:      S002.repaired
 year:    2022
@@ -12,8 +12,8 @@ needs:   -
 length:  -
 
 What the search leaves of seed 002's idea: roots of the new role are taken from the cache, CR0.PG and PGE flush the guest's
-TLB (which synchronises the current root and frees unsync cached ones), PCIDE unloads, SMEP and PAE flush and synchronise the
-current root.
+TLB (which synchronises the current root and frees unsync cached ones), PCIDE unloads, SMEP and PAE synchronise the current
+root, and every change of role flushes the hardware's TLB.
 
 Fix: none needed, as far as the search went; not merged.
 """
@@ -21,9 +21,10 @@ Fix: none needed, as far as the search went; not merged.
 
 @replaces("mmu.contexts.reset")
 def reset(vm, vcpu):
-    """Seed 002: roots of the new role may be in the cache."""
+    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
     roots.new_pgd(vm, vcpu, vcpu.cr3)
+    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 
 @replaces("mmu.contexts.after_set_cpuid")

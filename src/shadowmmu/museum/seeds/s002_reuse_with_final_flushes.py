@@ -15,10 +15,10 @@ The question behind the reviewer's first point ("too risky"): is the reuse itsel
 Roots are reused on every change of role, and every flush stands in the table of today's kernel. That is not enough:
 TLB_FLUSH_CURRENT for SMEP and PAE empties the hardware's TLB only. Today that suffices because a change of role unloads the
 root, and loading one synchronises it; with the root kept, an unsync page below it is out of date after a flush that the
-architecture promises.
+architecture promises. And where a role changes without any flush by the architecture (CR0.WP), the hardware's TLB still holds
+what the tables of the old role allowed, under the same tag.
 
-Fix: with reuse, SMEP and PAE need MMU_SYNC, too (or the guest flush that the draft asks for in the case of SMEP); see
-S002.repaired.
+Fix: with reuse, SMEP and PAE need MMU_SYNC, too, and every change of role a flush of the hardware; see S002.repaired.
 """
 
 

@@ -19,9 +19,10 @@ Fix: TLB_FLUSH_CURRENT when SMEP is set.
 
 @replaces("mmu.contexts.reset")
 def reset(vm, vcpu):
-    """Seed 002: roots of the new role may be in the cache."""
+    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
     roots.new_pgd(vm, vcpu, vcpu.cr3)
+    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 
 @replaces("mmu.contexts.after_set_cpuid")

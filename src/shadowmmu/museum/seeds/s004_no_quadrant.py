@@ -7,9 +7,9 @@ commits: cea0f0e7ea54
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  child-roles
 needs:   -
-length:  -
+length:  1
 
 A mutant of seed 004: a 32-bit page table has twice the entries of a shadow table, so two shadow tables stand for its halves
 (four for a page directory). Without the quadrant the halves share one.

@@ -7,9 +7,9 @@ commits: cea0f0e7ea54
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  1
 
 A mutant of seed 004: without the "metaphysical" bit (today: direct) the shadow of a large page at a gfn is taken for the
 shadow of a page table at that gfn.

@@ -7,9 +7,9 @@ commits: cea0f0e7ea54
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  1
 
 Seed 004's role has no access rights and none of the control bits. Each of them came with a bug (rows C1 to C6, SMM, nesting).
 
