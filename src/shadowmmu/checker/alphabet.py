@@ -122,7 +122,8 @@ def upper_stores(m, v, small):
 
 def emulated(m, v, small):
     """Stores and loads that KVM's emulator executes; misaligned, torn, and locked ones."""
-    t, u, d, size = *(page * PAGE for page in m.pages[:3]), m.entry_bytes
+    t, u, d = (page * PAGE for page in m.pages[:3])
+    size = m.entry_bytes
     if small:
         return [row(ops.STORE, v, u, entry(DATA + 1), size, EMULATED)]
     out = []
@@ -195,7 +196,8 @@ def host_registers(m, v, small):
 
 def begun(m, v, small):
     """Accesses that stop at mmu_lock."""
-    t, u, d, size = *(page * PAGE for page in m.pages[:3]), m.entry_bytes
+    t, u, d = (page * PAGE for page in m.pages[:3])
+    size = m.entry_bytes
     out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:6] if small else m.gvas)]
     for gva, values in ((u, leaf_values(m)[0][:2 if small else 6]), (d, directory_values(m)[0][:3 if small else 6])):
         for value in values:

@@ -54,7 +54,7 @@ FAILURES = {
                   ("value", "", "")),
 }
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
-                             + invariants.ALL[n - 1].__doc__.partition("\n")[0], ("", "", ""))
+                             + invariants.told(n), ("", "", ""))
              for n in range(1, invariants.COUNT + 1)}
 
 
