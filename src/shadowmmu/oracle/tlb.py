@@ -423,10 +423,11 @@ def learn(memory, cpu, tlb, gva, out):
     """Everything that the CPU may have cached for `gva` at this moment: from CR3, and from every held partial walk.
 
     memory, cpu, out: as in `walker`; `out` holds the walk from CR3 afterwards.  A held partial walk on the way of that walk
-    (same table, same rights) leads to nothing else and is passed over.
+    (same table, same rights) leads to nothing else and is passed over.  False: only the walk from CR3 was done, so nothing
+    but its entries decided.
     """
     if cpu[MODE] == NO_PAGING or not walker.is_canonical(memory, cpu, gva):
-        return
+        return False
     gva = linear(memory, cpu, gva)
     tag = cpu[TAG]
     pcid = current_pcid(cpu)
@@ -444,6 +445,7 @@ def learn(memory, cpu, tlb, gva, out):
         i += 1
     if elsewhere:
         walker.walk(memory, cpu, gva, out)
+    return elsewhere
 
 
 # ---- shrinking
