@@ -337,11 +337,12 @@ def learn(vm, area, v, changed):
         # what they leave behind may be walked on from in any walk
         changed = -1
     tables = 0
+    previous = -1
     for i in range(h[areas.N_GVAS]):
         if not changed & paths[i] and changed >= 0:
             tables |= paths[i]
             continue
-        gva = h[areas.GVAS + i]
+        gva = h[areas.GVAS + i] + 0
         fresh[2 * i] = -1
         fresh[2 * i + 1] = 0
         paths[i] = 0
@@ -349,7 +350,8 @@ def learn(vm, area, v, changed):
             fresh[2 * i] = gva >> vm.page_shift
             fresh[2 * i + 1] = ALL_ACCESSES
             continue
-        elsewhere = tlb.learn(memory, cpu, permitted, gva, out)
+        elsewhere = tlb.learn_next(memory, cpu, permitted, gva, previous, out)
+        previous = gva
         status = out[walker.STATUS]
         accessed = True
         path = 0
@@ -387,8 +389,11 @@ def learn_cached_roots(vm, area, v):
         if ctx.prev_hpa[i] == -1:
             continue
         cpu[walker.CR3] = ctx.prev_pgd[i]
+        previous = -1
         for k in range(h[areas.N_GVAS]):
-            tlb.learn(memory, cpu, permitted_of(vm, area, v), h[areas.GVAS + k], areas.common(vm, area, areas.OUT))
+            gva = h[areas.GVAS + k] + 0
+            tlb.learn_next(memory, cpu, permitted_of(vm, area, v), gva, previous, areas.common(vm, area, areas.OUT))
+            previous = gva
     cpu[walker.CR3] = cr3
 
 
