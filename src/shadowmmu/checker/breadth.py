@@ -63,17 +63,16 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     work[COVERED] |= coverage.reached(vm, area, alphabet, at, was)
     step.forget_counters(vm)
     new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
-    if new > 0:
-        work[STATES] += 1
+    if new:
+        work[STATES] += new > 0
         failure = verify.structure(vm, area)
         if failure:
             return failure
-        if work[NODES] < capacity:
+        if new > 0 and work[NODES] < capacity:
             nodes[work[NODES]] = node << MOVE_BITS | work[NEXT_OP]
             work[NODES] += 1
             work[DEPTH] = depth + 1
             return 0
-    if new:
         lose(work, depth + 1)
     return 0
 

@@ -120,8 +120,9 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
         new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
         if new < 0:
             work[TABLE_FULL] += 1
-        elif new:
-            work[STATES] += 1
+        if new:
+            # a state for which there is no room may be new
+            work[STATES] += new > 0
             failure = verify.structure(vm, area)
             if failure:
                 return failure
