@@ -246,7 +246,8 @@ def cr4_refused(vm, area, v, value):
     """MOV CR4 has raised #GP.  With `pdptrs-early` set aside it may have loaded the PDPTE registers all the same."""
     vcpu = state.vcpu(vm, v)
     cpu = cpu_of(vm, area, v)
-    if areas.head(vm, area)[areas.ASIDE] & known.PDPTRS_EARLY and vcpu.cr0 & CR0_PG and value & CR4_PCIDE and not vcpu.cr4 & CR4_PCIDE \
+    if areas.head(vm, area)[areas.ASIDE] & known.PDPTRS_EARLY and vcpu.cr0 & CR0_PG \
+            and value & CR4_PCIDE and not vcpu.cr4 & CR4_PCIDE \
             and not value & vcpu.cr4_reserved and value & CR4_PAE and not vcpu.efer & EFER_LMA \
             and (value ^ vcpu.cr4) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP):
         # as if the new CR4 were in force: with PAE=0 until now, too
