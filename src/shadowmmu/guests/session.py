@@ -103,7 +103,8 @@ def run(image, *, save_to=None, poll_input=None, **options) -> Session:
     mmu: a key of MMUS.  rules, profile: which kernel's MMU, on which host.  on_output(bytes): serial output.
     on_rows(rows): event rows as they come; without it no events are recorded.  timeout in seconds, max_instructions:
     limits.  progress(machine): called a few times a second.  la57, nested (SVM), maxphyaddr: what CPUID offers.
-    save_to: file for a snapshot after `snapshot_at` instructions.  poll_input(seconds) -> bytes typed, waiting at most so long.
+    save_to: file for a snapshot after `snapshot_at` instructions.  poll_input(seconds) -> bytes typed, waiting at most
+    so long.
     """
     made = {"memory_size": image.memory_size, "platform": image.platform, "mmu": options.get("mmu", "shadow"),
             "rules": options.get("rules", DEFAULT), "profile": options.get("profile", AMD).name,
