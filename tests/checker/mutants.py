@@ -105,32 +105,27 @@ SCRIPTS = {
 v0 load 0xe0 ac
 v0 store 0x28 = pte(gfn=5, P|U|A|D) tlb
 v0 mov cr3 = root(gfn=1)""",
-    "no mark_unsync": """v0 store 0x8 = pte(gfn=13, P|U|A|D)
-v0 invlpg 0x20""",
+    "no mark_unsync": """v0 store 0x8 = pte(gfn=13, P|U|A|D)""",
     "role without access": "v0 fetch 0x1c0",
     "wrong quadrant": """v0 fetch 0x160 user
 v0 fetch 0x1a0""",
     "root stays in the cache": """v0 mov cr3 = root(gfn=6, pcid=1)
 v0 mov cr3 = root(gfn=1, pcid=2)
 v0 mov cr3 = root(gfn=14, noflush)
-v0 mov cr3 = root(gfn=1, pcid=2)
-v0 mov cr0 = PE|ET|PG""",
+v0 mov cr3 = root(gfn=1, pcid=2)""",
     "no sync on MOV CR3": """v0 store 0x0 = pte(gfn=3, P|W|U|A|D)
 v0 mov cr3 = root(gfn=1)""",
     "new table not protected": """v0 store 0x50 = pte(gfn=3, P|W|U|A|D)
-v0 fetch 0xe0
-v0 store 0x38 = 0
-v0 mov cr3 = root(gfn=1)""",
+v0 fetch 0xe0""",
     "rmap not removed": """v0 store 0x10 = pte(gfn=8, P|W|U)
-host memslot delete 1 as=0
-v0 store 0x48 = pte(gfn=8, P|W|U|A|D)""",
+host memslot delete 1 as=0""",
     "invlpg does not sync": """v0 store 0x8 = pte(gfn=13, P|U|A|D)
 v0 invlpg 0x20""",
     "PCIDE set without unload": """v0 mov cr4 = PAE|PGE
 v0 mov cr3 = root(gfn=6)
-v0 load 0x80
+v0 load 0x60
 v0 mov cr3 = root(gfn=1)
-v0 store 0x20 = pte(gfn=8, P|W|U|A|D)
+v0 store 0x18 = pte(gfn=9, P|W|U|A|D)
 v0 invpcid 1 pcid=0 0x60
 v0 mov cr4 = PAE|PGE|PCIDE
 v0 mov cr3 = root(gfn=6, noflush)""",

@@ -34,7 +34,8 @@ ORACLE_ROWS, HARDWARE_ROWS = 120, 96
 VCPUS = OUTCOMES + 2 * ORACLE_ROWS + 8
 
 #: Places within a vCPU's block.  PENDING: what the vCPU has begun (`execute`): nothing, a fault or a write; then gva, kind,
-#: value, size, flags, error code, gpa, generation of the memslots.  TABLES: bit per gfn on which the set of permitted translations depends.  FRESH: per gva
+#: value, size, flags, error code, gpa, generation of the memslots.  TABLES: bit per gfn on which the set of permitted
+#: translations depends.  FRESH: per gva
 #: (frame, access mask) of the walk from CR3 at this moment.
 CPU = 0
 PENDING = walker.CPU_WORDS

@@ -12,8 +12,8 @@
     saved = plan.save()                       bytes
     plan = Plan.restore(saved); plan.run(...) goes on where it stopped
 
-The schedule is a function of (rules, seed, machines, vcpus, aside, share, length) and counts operations, never time: the same plan finds
-the same things in the same order on every computer, interpreted or compiled.  An interrupted plan resumes exactly.
+The schedule is a function of (rules, seed, machines, vcpus, aside, share, length) and counts operations, never time: the same
+plan finds the same things in the same order on every computer, interpreted or compiled.  An interrupted plan resumes exactly.
 
 run(seconds, operations, findings=N)   stops at the Nth lead with a cause of its own (see `Lead.cause`; 1: the first)
 aside                                  mask of known deviations (known.mask); ALL_KNOWN is what a search wants usually

@@ -87,7 +87,7 @@ def leave_svm(vm, vcpu, cr0, cr3, cr4, efer):
 # ---- VMX
 
 @core
-def vmx_transition_tlb_flush(vcpu, vpid, entering):
+def vmx_transition_tlb_flush(vm, vcpu, vpid, entering):
     """nested_vmx_transition_tlb_flush.  Without a VPID L2 shares L1's tag 0, and the architecture flushes it at every
     transition: all of L1's cached roots must be in order, too (07ffaf343e34).  With one, only a change of it flushes: KVM
     keeps no history."""
@@ -110,7 +110,7 @@ def enter_vmx(vm, vcpu, cr0, cr3, cr4, efer, vpid, use_ept, eptp):
     vcpu.l1_efer = vcpu.efer
     vcpu.guest_mode = 1
     vcpu.vpid = vpid
-    vmx_transition_tlb_flush(vcpu, vpid, True)
+    vmx_transition_tlb_flush(vm, vcpu, vpid, True)
     if use_ept:
         vcpu.mmu = 3 * vcpu.id + nested.GUEST_MMU
         vcpu.nested_pgd = eptp
@@ -136,7 +136,7 @@ def leave_vmx(vm, vcpu, cr0, cr3, cr4, efer):
     vcpu.mmu = 3 * vcpu.id
     vcpu.walk_mmu = 3 * vcpu.id
     refused = load_cr3(vm, vcpu, cr3, 0, True)
-    vmx_transition_tlb_flush(vcpu, vcpu.vpid, False)
+    vmx_transition_tlb_flush(vm, vcpu, vcpu.vpid, False)
     return refused
 
 

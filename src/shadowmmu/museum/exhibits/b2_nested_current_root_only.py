@@ -20,7 +20,7 @@ Fix: the transition is a flush of the guest's whole TLB: with shadow paging unsy
 
 
 @replaces("vm.nested_guest.vmx_transition_tlb_flush")
-def vmx_transition_tlb_flush(vcpu, vpid, entering):
+def vmx_transition_tlb_flush(vm, vcpu, vpid, entering):
     """nested_vmx_transition_tlb_flush."""
     if vpid == 0:
         vcpu.requests |= flush.REQ_MMU_SYNC | flush.REQ_TLB_FLUSH_CURRENT

@@ -7,7 +7,7 @@ commits: 6b73a96065e8, c126d94f2c90
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  dirty-log
+breaks:  leaf-sptes
 needs:   no guest paging, large host pages, host
 length:  3
 

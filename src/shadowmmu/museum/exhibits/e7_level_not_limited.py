@@ -7,7 +7,7 @@ commits: 22b1d57b032c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  write-protection
+breaks:  livelock
 needs:   large host pages
 length:  1
 

@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  translation
+breaks:  warning
 needs:   -
-length:  3
+length:  2
 
 See C4.
 

@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-7.2
 change:  -
-breaks:  translation
+breaks:  warning
 needs:   -
-length:  3
+length:  2
 
 Linux 7.2 has CR4.SMEP itself in the role.
 
