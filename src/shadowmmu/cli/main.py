@@ -96,8 +96,8 @@ def function_parity(
 def check(
     rules: Annotated[str | None, typer.Option(help="Kernel whose MMU is searched: linux-6.1, linux-6.12 (default), "
                                                    "linux-6.12.0, linux-7.0, linux-7.2.")] = None,
-    machine: Annotated[list[str] | None, typer.Option(help="Small machine: 4-level, pcid, pae, 32-bit, intel; may be repeated. "
-                                                           "Default: all.")] = None,
+    machine: Annotated[list[str] | None, typer.Option(help="Small machine: 4-level, pcid, pae, 32-bit, intel, "
+                                                           "nested, nested-pae; may be repeated. Default: all.")] = None,
     vcpus: Annotated[list[int] | None, typer.Option(help="Number of vCPUs, 1 or 2; may be repeated. Default: both.")] = None,
     seconds: Annotated[float, typer.Option(help="Stop after so many seconds. Default 10 for random walks.")] = 0,
     operations: Annotated[int, typer.Option(help="Stop after so many operations.")] = 0,

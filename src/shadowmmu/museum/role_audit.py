@@ -16,8 +16,8 @@ from . import score as scores
 NOT_SEARCHED = {
     "invalid": "an invalid page is never compared: every lookup asks for that before",
     "ad_disabled": "constant with shadow paging",
-    "guest_mode": "the checker's machines have no nested guest yet",
-    "passthrough": "the checker's machines have no nested guest yet",
+    "guest_mode": "constant on the machines that are searched",
+    "passthrough": "constant on the machines that are searched",
     "is_mirror": "TDX only",
 }
 

@@ -244,7 +244,7 @@ class Callback:
         self.core, self.foreign, self.__doc__ = function, (result, arguments), function.__doc__
         self.found = None
         # a local function may use what its surroundings hold: it is compiled alone and not kept
-        self.is_local = function.__closure__ is not None
+        self.is_local = "<locals>" in function.__qualname__
         Callback.made += self.is_local
         self.symbol = f"{function.__module__}.{function.__name__}." + (str(Callback.made) if self.is_local else "callback")
 
