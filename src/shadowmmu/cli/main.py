@@ -57,6 +57,10 @@ def run(
     snapshot: Annotated[str | None, typer.Option(help="Save the running guest to this file (then it goes on); "
                                                          "`run FILE` restores it.")] = None,
     snapshot_at: Annotated[int | None, typer.Option(help="After how many guest instructions.")] = None,
+    lockstep: Annotated[bool, typer.Option("--lockstep", help="Run beside the engine's own MMU and stop at the first difference: "
+                                                              "exit code 0 equal, 1 different, 2 not to its end.")] = False,
+    every: Annotated[int | None, typer.Option(help="--lockstep: compare memory after so many instructions "
+                                                   "(default 100000).")] = None,
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
@@ -68,7 +72,7 @@ def run(
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
             nested=nested, pcid=pcid, quiet=quiet, entry=entry, maxphyaddr=maxphyaddr, snapshot_file=snapshot,
-            snapshot_at=snapshot_at)
+            snapshot_at=snapshot_at, in_lockstep=lockstep, every=every)
 
 
 @trace_app.command("compare-run")

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`shadowmmu run`: the guest's console, then what the MMU did, in a table that fits into a mail."""
 
+import dataclasses
 import json
 import sys
 
 from ..engines.unicorn_svm import snapshot
 from ..engines.unicorn_svm.profile import PROFILES
-from ..guests import session
+from ..guests import lockstep, session
 from ..guests.demo import IMAGE
 from ..rules import RULES
 from ..trace.text import Formatter
@@ -126,13 +127,15 @@ class Console:
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
          max_instructions=None, la57=False, nested=False, pcid=False, quiet=False, entry="auto",
-         maxphyaddr=None, snapshot_file=None, snapshot_at=None):
-    """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself."""
+         maxphyaddr=None, snapshot_file=None, snapshot_at=None, in_lockstep=False, every=None):
+    """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself (with
+    `in_lockstep`: when the two sides differ)."""
     for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile"),
                                (entry, session.ENTRIES, "entry")):
         if value not in known:
             raise UsageError(f"--{what} {value!r}: there is {', '.join(known)}")
-    for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory")):
+    for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory"),
+                        (every, "every")):
         if value is not None and value <= 0:
             raise UsageError(f"--{what} {value}: must be positive")
     if maxphyaddr is not None and not 36 <= maxphyaddr <= 51:
@@ -146,11 +149,23 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     if snapshot_file and (nested or mmu not in session.SAVABLE):
         raise UsageError(f"--snapshot works with --mmu {' or '.join(session.SAVABLE)} and without --nested")
     restored = image is not None and snapshot.is_snapshot(image)
+    if every is not None and not in_lockstep:
+        raise UsageError("--every goes with --lockstep")
+    if in_lockstep and (nested or events or snapshot_file or restored or mmu != "shadow"):
+        raise UsageError("--lockstep compares --mmu shadow with the engine's own MMU: not with another --mmu, --nested, "
+                         "--events or snapshots")
     if restored and snapshot_file:
         raise UsageError("a snapshot that goes on cannot be saved again in the same run")
     loaded = None if restored else session.load(image or IMAGE, append, [(path, "") for path in initrd],
                                                 memory << 20 if memory else None, pcid, entry)
     out = sys.stderr if as_json else sys.stdout
+    if in_lockstep:
+        console = Console(out, quiet)
+        found = lockstep.Lockstep(loaded, image or IMAGE, every=every or lockstep.EVERY, on_output=console.write,
+                                  rules=rules, profile=PROFILES[profile], la57=la57, maxphyaddr=maxphyaddr, timeout=timeout,
+                                  max_instructions=max_instructions).run()
+        print(json.dumps(dataclasses.asdict(found), indent=2) if as_json else "\n" + lockstep.table(found))
+        return {"equal": 0, "different": 1}.get(found.reason, 2)
     log = EventFile(events, rules) if events else None
     console = Console(out, quiet)
     options = {"on_output": console.write, "on_rows": log, "timeout": timeout, "max_instructions": max_instructions,

@@ -28,8 +28,20 @@ class BareRun(KvmRun):
         for gpa, size in self.platform.mmio_regions():
             end = min(gpa + size, MMIO_LIMIT)
             if end > gpa:
-                self.hardware.map_mmio(gpa, end - gpa, lambda at, n, base=gpa: self.platform.mmio_read(base + at, n),
-                                       lambda at, n, value, base=gpa: self.platform.mmio_write(base + at, n, value))
+                self.hardware.map_mmio(gpa, end - gpa, lambda at, n, base=gpa: self.mmio_read(base + at, n),
+                                       lambda at, n, value, base=gpa: self.mmio_write(base + at, n, value))
+
+    def mmio_read(self, gpa, size):
+        self._mid_instruction()
+        return super().mmio_read(gpa, size)
+
+    def mmio_write(self, gpa, size, value):
+        self._mid_instruction()
+        super().mmio_write(gpa, size, value)
+
+    def _mid_instruction(self):
+        """No exit leads here: what the access does to interrupts has to be seen after the instruction."""
+        self.hardware.limit_run(self.hardware.instruction_count)
 
     def _install_fast_path(self):
         super()._install_fast_path()

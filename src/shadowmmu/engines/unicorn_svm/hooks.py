@@ -323,6 +323,15 @@ def uncount_unfinished(control, env):
 
 
 @native
+def count_emulated(control, env, repeated, rip, rcx):
+    """Exact counting: an instruction that a fault's handler has emulated counts as on the engine's own MMU."""
+    done = 1 if load64(env + o.EIP) != rip else 0
+    if repeated:
+        done = max(done, rcx - load64(env + o.REGS + 8))
+    put(control, COUNT, get(control, COUNT) + done)
+
+
+@native
 def quick_exit(control, env, code):
     """Exits that `quick` can answer; 1 when the guest may go on."""
     block = get(control, QUICK)
@@ -379,6 +388,9 @@ def on_interrupt(uc, number, control):
             return
     put(control, PREFETCH_RIP, -1)
     put(control, EXITS, get(control, EXITS) + 1)
+    emulable = 0
+    rip = load64(env + o.EIP)
+    rcx = load64(env + o.REGS + 8)
     if get(control, STARTED):
         # Exact counting: the instruction was counted when it began, and it did not end. A fault on the
         # fetch of the next one comes before that one began.
@@ -386,6 +398,9 @@ def on_interrupt(uc, number, control):
         fetch = (code == ex.PAGE_FAULT or code == ex.NPF) and error & 0x10
         if code != ex.INTR and code != ex.VINTR and not fetch:
             put(control, COUNT, get(control, COUNT) - 1)
+            if code == ex.PAGE_FAULT or code == ex.NPF:
+                fetch_instruction(control, env)
+                emulable = 1 + has_rep_prefix(control, prefix_length(control, env))
     else:
         uncount_unfinished(control, env)
 
@@ -443,6 +458,8 @@ def on_interrupt(uc, number, control):
         put(control, IN_EXIT, 0)
         if code == ex.IOIO and get(control, IO_LENGTH) != 0:
             complete_io(control, env)
+    if emulable:
+        count_emulated(control, env, emulable == 2, rip, rcx)
     if get(control, LEAVE):
         leave(control, uc, cpu)
     elif get(control, EVENT_PENDING):

@@ -90,21 +90,21 @@ class KvmRun:
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
     maxphyaddr: width of guest-physical addresses that CPUID shows, None for the host's.
     on_snapshot(self): called once, between two instructions, when `snapshot_at` instructions have been executed.
-    nested: the guest may use SVM itself.
+    nested: the guest may use SVM itself.  counting: as in `SvmHardware`.
     """
 
     #: The host has nested paging.
     npt = False
 
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None, nested=False):
+                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None, nested=False, counting="blocks"):
         self.vm, self.platform, self.profile = vm, platform, profile
         self.vcpu = vm.vcpus[0]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
                                                                           progress)
         self.snapshot_at, self.on_snapshot = snapshot_at, on_snapshot
         self.maxphyaddr = maxphyaddr or profile.maxphyaddr
-        self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr)
+        self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr, counting=counting)
         self.stepper = InstructionStepper()
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
         self.msrs = dict(PLAIN_MSRS)
@@ -704,6 +704,8 @@ class KvmRun:
             return self._end("exit", self.platform.exit_text, self.platform.exit_code)
         if not io.string:
             hw.complete_io()
+            if self.stop_at_io:
+                hw.stop()
         return True
 
     def _halt(self):
@@ -820,6 +822,8 @@ class KvmRun:
         self.report = RunReport(reason, text, exit_code)
         return False
 
+    #: `go_on` returns after every port access (but a string instruction's, in whose middle nobody can stop).
+    stop_at_io = False
     #: Name of the exit that the fast path handles.
     FAULT_NAME = "#PF"
     #: Guest instructions between looks at limits and timers when the guest makes no exits.
@@ -827,31 +831,46 @@ class KvmRun:
 
     def run(self):
         """Run to the end: a RunReport."""
+        if self.start():
+            self.go_on()
+        return self.finish()
+
+    def start(self):
+        """The first entry; False when the guest cannot be entered."""
         self._started = time.monotonic()
+        return self._enter()
+
+    def go_on(self, until=None):
+        """Run to the end, or until so many instructions have been executed, or (`stop_at_io`) the next port access."""
         try:
-            if self._enter():
-                while self.report is None:
-                    count = self.hardware.instruction_count
-                    if self.snapshot_at is not None and count >= self.snapshot_at:
-                        self.snapshot_at = None
-                        self.on_snapshot(self)
-                    budget = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
-                    if self.limit is not None:
-                        budget = max(1, min(budget, self.limit - count))
-                    wait = self.platform.next_event()
-                    if wait is not None:
-                        budget = max(1, min(budget, wait))
-                    reason = self.hardware.run(self.on_exit, max_instructions=budget)
-                    self._serial_output()
-                    self._input(0)
-                    self._tick()
-                    if self.report is None and reason != "handler":
-                        if not self._within_limits():
-                            break
-                        if self.platform.pending_interrupt() is not None:
-                            self.hardware.kick()
+            while self.report is None and (until is None or self.hardware.instruction_count < until):
+                count = self.hardware.instruction_count
+                if self.snapshot_at is not None and count >= self.snapshot_at:
+                    self.snapshot_at = None
+                    self.on_snapshot(self)
+                budget = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
+                for end in (self.limit, until):
+                    if end is not None:
+                        budget = max(1, min(budget, end - count))
+                wait = self.platform.next_event()
+                if wait is not None:
+                    budget = max(1, min(budget, wait))
+                reason = self.hardware.run(self.on_exit, max_instructions=budget)
+                self._serial_output()
+                self._input(0)
+                self._tick()
+                if self.report is None and reason != "handler":
+                    if not self._within_limits():
+                        break
+                    if self.platform.pending_interrupt() is not None:
+                        self.hardware.kick()
+                if reason == "stop":
+                    break
         except KeyboardInterrupt:
             self._end("interrupted", f"interrupted at RIP {self.hardware.rip:#x}")
+
+    def finish(self):
+        """The report of a run that has ended."""
         report = self.report
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
