@@ -48,7 +48,7 @@ def test_a_broken_mmu_is_a_finding_with_a_script_that_replays(tmp_path, patch):
     script = tmp_path / "script.txt"
     script.write_text(finding["script"])
     replayed = check(tmp_path, "--replay", script, "--patch", patch, code=1).stdout
-    assert "FINDING  translation, after 1 operation on the patched MMU" in replayed
+    assert "FINDING  translation, after 2 operations on the patched MMU" in replayed
     assert max(len(line) for line in replayed.splitlines() if str(tmp_path) not in line) <= 100
     assert "nothing found" in check(tmp_path, "--replay", script).stdout
     text = program.read_text()

@@ -114,7 +114,7 @@ def test_exhaustive_search_states_its_bound(interpreted):
     v0 set_sregs cr0=PE|ET|WP|PG cr3=root(gfn=1) cr4=PAE|SMEP efer=NX
     v0 load 0x120 begin"""])
 def test_pdptes_loaded_by_a_refused_cr4_that_sets_pae(lines):
-    rows = [ops.parse_line(line) for line in lines.splitlines()]
+    rows = [ops.parse_line(line.strip()) for line in lines.splitlines()]
     machine = geometry.MACHINES["nested-pae"]
     others = [name for name in known.DEVIATIONS if name != "pdptrs-early"]
     outcomes = [search.replay(geometry.Arena(machine, "linux-6.12", 1, copies=2, aside=known.mask(names)), rows)[0]
