@@ -42,7 +42,7 @@ def test_a_broken_mmu_is_a_finding_with_a_script_that_replays(tmp_path, patch):
     program = tmp_path / "test.c"
     done = check(tmp_path, *SMALL, "--operations", 4000, "--patch", patch, "--reproducer", program, "--json", code=1)
     finding, = json.loads(done.stdout)["findings"]
-    assert finding["operations"] == 1 and finding["rule"] == "translation" and finding["patched"]
+    assert finding["operations"] == 2 and finding["rule"] == "translation" and finding["patched"]
     assert "b1bd5cba3306" in finding["commits"] and "SDM" in finding["manual"] and finding["deviation"] is None
     assert any(line.startswith("+ sp") for line in finding["change"])
     script = tmp_path / "script.txt"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from shadowmmu.checker import alphabet, geometry, known, ops
+from shadowmmu.checker import alphabet, geometry, known, ops, search
 
 SRC = pathlib.Path(__file__).parent.parent.parent / "src"
 
@@ -92,3 +92,31 @@ def test_random_search_finds_nothing_else_and_repeats_itself(interpreted):
 
 def test_exhaustive_search_states_its_bound(interpreted):
     assert interpreted["exhaustive"] == [True, True, 1]
+
+
+@pytest.mark.parametrize("lines", [
+    # found by campaigns as `not-mmio` and `fault`: a refused MOV CR4 that sets PAE with PCIDE loads the PDPTEs, and a
+    # KVM_SET_SREGS with reserved bits in the table keeps them
+    """v0 init
+    v0 mov cr0 = PE|ET|PG
+    v0 mov cr3 = root(gfn=6)
+    v0 mov cr4 = PAE|PCIDE
+    v0 store 0x0 = pte(gfn=14, P|W|U|A|D) emulated locked
+    v0 set_sregs cr0=PE|ET|WP|PG cr3=root(gfn=6) cr4=PAE efer=NX
+    v0 load 0x0""",
+    """v0 mov cr4 = 0
+    v0 vm entry cr3=root(gfn=6)
+    v0 mov cr4 = PAE|PCIDE
+    v0 vm exit
+    v0 mov cr3 = root(gfn=12)
+    host set_nr_mmu_pages 8
+    host write 0x38 = pte(gfn=3, P|W)
+    v0 set_sregs cr0=PE|ET|WP|PG cr3=root(gfn=1) cr4=PAE|SMEP efer=NX
+    v0 load 0x120 begin"""])
+def test_pdptes_loaded_by_a_refused_cr4_that_sets_pae(lines):
+    rows = [ops.parse_line(line) for line in lines.splitlines()]
+    machine = geometry.MACHINES["nested-pae"]
+    others = [name for name in known.DEVIATIONS if name != "pdptrs-early"]
+    outcomes = [search.replay(geometry.Arena(machine, "linux-6.12", 1, copies=2, aside=known.mask(names)), rows)[0]
+                for names in (known.DEVIATIONS, others)]
+    assert outcomes[0] == 0 and outcomes[1] != 0

@@ -245,10 +245,13 @@ def cr4_written(vm, area, v):
 def cr4_refused(vm, area, v, value):
     """MOV CR4 has raised #GP.  With `pdptrs-early` set aside it may have loaded the PDPTE registers all the same."""
     vcpu = state.vcpu(vm, v)
-    if areas.head(vm, area)[areas.ASIDE] & known.PDPTRS_EARLY and value & CR4_PCIDE and not vcpu.cr4 & CR4_PCIDE \
+    cpu = cpu_of(vm, area, v)
+    if areas.head(vm, area)[areas.ASIDE] & known.PDPTRS_EARLY and vcpu.cr0 & CR0_PG \
+            and value & CR4_PCIDE and not vcpu.cr4 & CR4_PCIDE \
             and not value & vcpu.cr4_reserved and value & CR4_PAE and not vcpu.efer & EFER_LMA \
             and (value ^ vcpu.cr4) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP):
-        load_pdptes(vm, area, v)
+        # as if the new CR4 were in force: with PAE=0 until now, too
+        walker.load_pdptes(memory_of(vm, area, v), cpu, cpu[walker.CR3])
         outdated(vm, area, v)
 
 
@@ -278,6 +281,11 @@ def see_memory(vm, area):
     ram = state.words(vm, vm.ram)
     snapshot = areas.common(vm, area, areas.SNAPSHOT)
     changed = 0
+    differs = 0
+    for i in range(vm.n_ram << (vm.page_shift - 3)):
+        differs |= ram[i] ^ snapshot[i]
+    if not differs:
+        return 0
     for i in range(vm.n_ram << (vm.page_shift - 3)):
         if ram[i] != snapshot[i]:
             snapshot[i] = ram[i]
@@ -290,13 +298,15 @@ def settle(vm, area):
     """Bring every vCPU's set of permitted translations up to this moment."""
     h = areas.head(vm, area)
     changed = see_memory(vm, area)
+    if not changed and not h[areas.STALE]:
+        return
     for v in range(vm.n_vcpus):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
         if stale or changed & own[0]:
             if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
-            learn(vm, area, v)
+            learn(vm, area, v, -1 if stale else changed)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
     h[areas.RIGHTS] = 0
@@ -311,8 +321,12 @@ def table_bit(memory, gfn):
 
 
 @core
-def learn(vm, area, v):
-    """Walk for every linear page of interest, remember the walk's result, and let the oracle learn from it."""
+def learn(vm, area, v, changed):
+    """Walk for every linear page of interest, remember the walk's result, and let the oracle learn from it.
+
+    changed: RAM frames that are others than when this was done last, if nothing else has changed; -1: do everything.  A walk
+    that read none of them gives what it gave.
+    """
     h = areas.head(vm, area)
     memory = memory_of(vm, area, v)
     cpu = cpu_of(vm, area, v)
@@ -320,27 +334,41 @@ def learn(vm, area, v):
     out = areas.common(vm, area, areas.OUT)
     fresh = areas.part(vm, area, v, areas.FRESH)
     guest = areas.part(vm, area, v, areas.GUEST_RIGHTS)
+    paths = areas.part(vm, area, v, areas.PATHS)
+    other_roots = h[areas.ASIDE] & known.OTHER_PCIDS and cpu[walker.CR4] & CR4_PCIDE
+    if other_roots:
+        # what they leave behind may be walked on from in any walk
+        changed = -1
     tables = 0
+    previous = -1
     for i in range(h[areas.N_GVAS]):
-        gva = h[areas.GVAS + i]
+        if not changed & paths[i] and changed >= 0:
+            tables |= paths[i]
+            continue
+        gva = h[areas.GVAS + i] + 0
         fresh[2 * i] = -1
         fresh[2 * i + 1] = 0
+        paths[i] = 0
         if cpu[walker.MODE] == walker.NO_PAGING:
             fresh[2 * i] = gva >> vm.page_shift
             fresh[2 * i + 1] = ALL_ACCESSES
             continue
-        tlb.learn(memory, cpu, permitted, gva, out)
+        elsewhere = tlb.learn_next(memory, cpu, permitted, gva, previous, out)
+        previous = gva
         status = out[walker.STATUS]
         accessed = True
+        path = 0
         for level in range(out[walker.LEVEL], out[walker.TOP] + 1):
-            tables |= table_bit(memory, out[walker.ADDRESS + level - 1] >> vm.page_shift)
+            path |= table_bit(memory, out[walker.ADDRESS + level - 1] >> vm.page_shift)
             if not out[walker.ENTRY + level - 1] & PT_ACCESSED:
                 accessed = False
+        tables |= path
+        paths[i] = -1 if elsewhere else path
         if status == walker.TRANSLATED and accessed:
             fresh[2 * i] = out[walker.GFN]
             fresh[2 * i + 1] = guest[out[walker.WRITE] | out[walker.USER] << 1 | out[walker.NO_EXECUTE] << 2
                                      | out[walker.DIRTY] << 3]
-    if h[areas.ASIDE] & known.OTHER_PCIDS:
+    if other_roots:
         learn_cached_roots(vm, area, v)
     for i in range(permitted[tlb.COUNT]):
         at = tlb.row_at(i)
@@ -361,11 +389,14 @@ def learn_cached_roots(vm, area, v):
     cr3 = cpu[walker.CR3] + 0
     h = areas.head(vm, area)
     for i in range(3):
-        if ctx.prev_hpa[i] == -1 or not cpu[walker.CR4] & CR4_PCIDE:
+        if ctx.prev_hpa[i] == -1:
             continue
         cpu[walker.CR3] = ctx.prev_pgd[i]
+        previous = -1
         for k in range(h[areas.N_GVAS]):
-            tlb.learn(memory, cpu, permitted_of(vm, area, v), h[areas.GVAS + k], areas.common(vm, area, areas.OUT))
+            gva = h[areas.GVAS + k] + 0
+            tlb.learn_next(memory, cpu, permitted_of(vm, area, v), gva, previous, areas.common(vm, area, areas.OUT))
+            previous = gva
     cpu[walker.CR3] = cr3
 
 
@@ -491,6 +522,11 @@ def marks_wrong(vm, area, v, kind):
     out = areas.common(vm, area, areas.BEFORE)
     ram = state.words(vm, vm.ram)
     snapshot = areas.common(vm, area, areas.SNAPSHOT)
+    differs = 0
+    for i in range(vm.n_ram << (vm.page_shift - 3)):
+        differs |= ram[i] ^ snapshot[i]
+    if not differs:
+        return -1
     for i in range(vm.n_ram << (vm.page_shift - 3)):
         if ram[i] == snapshot[i]:
             continue

@@ -36,7 +36,8 @@ VCPUS = OUTCOMES + 2 * ORACLE_ROWS + 8
 #: Places within a vCPU's block.  PENDING: what the vCPU has begun (`execute`): nothing, a fault or a write; then gva, kind,
 #: value, size, flags, error code, gpa, generation of the memslots.  TABLES: bit per gfn on which the set of permitted
 #: translations depends.  FRESH: per gva
-#: (frame, access mask) of the walk from CR3 at this moment.
+#: (frame, access mask) of the walk from CR3 at this moment.  PATHS: per gva, bit per RAM frame that this walk read; -1 if the
+#: gva was also walked from held partial walks.
 CPU = 0
 PENDING = walker.CPU_WORDS
 PENDING_WORDS = 9
@@ -44,7 +45,8 @@ TABLES = PENDING + PENDING_WORDS
 GUEST_RIGHTS = TABLES + 1
 HARDWARE_RIGHTS = GUEST_RIGHTS + 16
 FRESH = HARDWARE_RIGHTS + 8
-PERMITTED = FRESH + 2 * MAX_GVAS
+PATHS = FRESH + 2 * MAX_GVAS
+PERMITTED = PATHS + MAX_GVAS
 HELD = PERMITTED + tlb.words_for(ORACLE_ROWS)
 HELD_WORDS = 4 + 3 * HARDWARE_ROWS
 VCPU_WORDS = HELD + HELD_WORDS

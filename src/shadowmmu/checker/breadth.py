@@ -12,10 +12,11 @@ because a table was full.
 from .. import state
 from ..state import core
 from . import area as areas
-from . import digest, execute, ops, step, verify
+from . import coverage, digest, execute, ops, step, verify
 
-(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT) = range(12)
-WORK_WORDS = 12
+(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT,
+ COVERED) = range(13)
+WORK_WORDS = 13
 MAX_DEPTH = 64
 MOVE_BITS = 16
 
@@ -46,7 +47,9 @@ def lose(work, depth):
 @core
 def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     """Do operation NEXT_OP in the state of `node`: 0, or the number of a failure."""
-    failure = execute.perform(vm, area, alphabet, work[NEXT_OP] * ops.ROW_WORDS)
+    at = work[NEXT_OP] * ops.ROW_WORDS
+    was = coverage.before(vm, area, alphabet, at)
+    failure = execute.perform(vm, area, alphabet, at)
     work[OPERATIONS] += 1
     if failure:
         return failure
@@ -57,19 +60,19 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
     if h[areas.SKIPPED]:
         work[SKIPS] += 1
         return 0
+    work[COVERED] |= coverage.reached(vm, area, alphabet, at, was)
     step.forget_counters(vm)
     new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
-    if new > 0:
-        work[STATES] += 1
+    if new:
+        work[STATES] += new > 0
         failure = verify.structure(vm, area)
         if failure:
             return failure
-        if work[NODES] < capacity:
+        if new > 0 and work[NODES] < capacity:
             nodes[work[NODES]] = node << MOVE_BITS | work[NEXT_OP]
             work[NODES] += 1
             work[DEPTH] = depth + 1
             return 0
-    if new:
         lose(work, depth + 1)
     return 0
 

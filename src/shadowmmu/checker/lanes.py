@@ -7,10 +7,11 @@
 
 from ..state import JIT
 from . import entries, ops
+from .breadth import COVERED as BREADTH_COVERED
 from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, NODES
 from .breadth import SALT as BREADTH_SALT
 from .breadth import WORK_WORDS as BREADTH_WORDS
-from .random_walk import END, FULLS, LENGTH, MAX_LENGTH, POOL, POOLED, SALT, SEED, STEP, TABLE_FULL, WORK_WORDS
+from .random_walk import COVERED, END, FULLS, LENGTH, MAX_LENGTH, POOL, POOLED, SALT, SEED, STEP, TABLE_FULL, WORK_WORDS
 
 
 class RandomWalk:
@@ -52,6 +53,11 @@ class RandomWalk:
     def go_on(self):
         """After a failure: the next operation starts a new walk."""
         self.work[STEP] = self.work[END]
+
+    @property
+    def covered(self):
+        """The marks reached (coverage.NAMES)."""
+        return int(self.work[COVERED])
 
     @property
     def complete_depth(self):
@@ -125,6 +131,11 @@ class BreadthFirst:
     def go_on(self):
         """After a failure: leave that operation out."""
         self.work[NEXT_OP] += 1
+
+    @property
+    def covered(self):
+        """The marks reached (coverage.NAMES)."""
+        return int(self.work[BREADTH_COVERED])
 
     @property
     def exhausted(self):

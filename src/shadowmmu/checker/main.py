@@ -109,6 +109,7 @@ def totals_of(plan):
         p.take(lane)
         t.operations, t.states, t.depth = t.operations + p.operations, t.states + p.states, max(t.depth, p.depth)
         t.skipped, t.abandoned = t.skipped + p.skipped, t.abandoned + p.abandoned
+        t.covered |= p.covered
         if row["mode"] == "exhaustive":
             t.complete_depth, t.exhausted = row["complete_depth"], row["exhausted"]
     return list(out.values())

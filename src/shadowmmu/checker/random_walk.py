@@ -3,7 +3,8 @@
 
     initial or pooled state -> operation -> operation -> ... -> LENGTH operations on -> restart
                                    |
-                                   a state never met before may take a place in the pool: later walks start there
+                                   a state never met before may take a place in the pool: later walks start there;
+                                   it does if a rule of the MMU took effect for the first time (`coverage`)
 
 Each walk leaves out about a quarter of the kinds of operations (KINDS), another quarter each time: what one kind would undo
 has time to go wrong without it.
@@ -15,11 +16,12 @@ pool are saved, and the states are made anew from the traces.
 from .. import state
 from ..state import JIT, core
 from . import area as areas
-from . import digest, execute, ops, step, verify
+from . import coverage, digest, execute, ops, step, verify
 
 #: Words that the loop and Python share; the first six mean the same in `breadth`.
-(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS) = range(14)
-WORK_WORDS = 14
+(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS,
+ COVERED) = range(15)
+WORK_WORDS = 15
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256
@@ -96,6 +98,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
         kind = draw_kind(work, kinds, total)
         at = (kinds[3 * kind + 1] + draw(work, kinds[3 * kind + 2])) * ops.ROW_WORDS
         copy_operation(trace, work[STEP] * ops.ROW_WORDS, alphabet, at)
+        was = coverage.before(vm, area, alphabet, at)
         failure = execute.perform(vm, area, alphabet, at)
         work[OPERATIONS] += 1
         work[STEP] += 1
@@ -109,18 +112,21 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
         if h[areas.SKIPPED]:
             # it may still have served requests, so it stays in the trace
             work[SKIPS] += 1
+        fresh = coverage.reached(vm, area, alphabet, at, was) & ~work[COVERED]
+        work[COVERED] |= fresh
         step.forget_counters(vm)
         if work[STEP] > work[DEPTH]:
             work[DEPTH] = work[STEP]
         new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
         if new < 0:
             work[TABLE_FULL] += 1
-        elif new:
-            work[STATES] += 1
+        if new:
+            # a state for which there is no room may be new
+            work[STATES] += new > 0
             failure = verify.structure(vm, area)
             if failure:
                 return failure
-            if work[STEP] * 2 < MAX_LENGTH and draw(work, INTO_POOL) == 0:
+            if work[STEP] * 2 < MAX_LENGTH and (draw(work, INTO_POOL) == 0 or fresh):
                 keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth)
     return 0
 

@@ -5,7 +5,7 @@ import json
 import time
 
 from ..state import PATCH
-from . import tasks
+from . import coverage, tasks
 
 ROW = "{:<10}{:>6}{:>15}{:>13}{:>7}  {}"
 
@@ -52,9 +52,25 @@ def document(settings, totals, findings, seconds, operations_now=None):
             "operations_per_second": round(now / seconds) if seconds else 0, "states": sum(t.states for t in totals),
             "depth": max((t.depth for t in totals), default=0), "seconds": round(seconds, 2),
             "skipped": sum(t.skipped for t in totals), "abandoned": sum(t.abandoned for t in totals),
-            "machines": [vars(t) for t in totals],
+            "coverage": covered(totals), "machines": [vars(t) for t in totals],
             "exhausted": bool(settings.depth) and len(totals) == len(settings.pairs) and all(t.exhausted for t in totals),
             "findings": [f.as_dict() if hasattr(f, "as_dict") else f for f in findings]}
+
+
+def covered(totals):
+    """Which marks were reached, over all machines."""
+    found = 0
+    for t in totals:
+        found |= t.covered
+    missing = coverage.missing(found)
+    return {"reached": len(coverage.NAMES) - len(missing), "of": len(coverage.NAMES), "not_reached": missing}
+
+
+def _coverage(totals):
+    c = covered(totals)
+    text = f"coverage: {c['reached']} of {c['of']} marks"
+    from .finding import wrap
+    return wrap(text + (f"; not reached: {', '.join(c['not_reached'])}" if c["not_reached"] and c["reached"] else ""))
 
 
 def table(settings, totals):
@@ -90,5 +106,7 @@ def result(settings, totals, findings, seconds, as_json, out, operations_now=Non
     states = sum(t.states for t in totals)
     print(f"{operations:,} operations, {states:,} states, {now / seconds if seconds else 0:,.0f} operations/s, "
           f"{seconds:.1f} s", file=out)
+    if not title:
+        print(*_coverage(totals), sep="\n", file=out)
     print(*set_aside(settings), sep="\n", file=out)
     print(f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "nothing found", file=out)

@@ -30,7 +30,7 @@ class SavedError(Exception):
 @dataclass
 class Totals:
     """Sums over one machine and number of vCPUs.  depth: the longest sequence; complete_depth: every sequence of so many
-    operations of the short alphabet has been done, -1 without exhaustive search."""
+    operations of the short alphabet has been done, -1 without exhaustive search.  covered: set of `coverage.NAMES`."""
 
     machine: str
     vcpus: int
@@ -42,6 +42,7 @@ class Totals:
     abandoned: int = 0
     complete_depth: int = -1
     exhausted: bool = False
+    covered: int = 0
 
     def add(self, result):
         """Count a Result."""
@@ -50,6 +51,7 @@ class Totals:
         self.depth = max(self.depth, result.depth)
         self.complete_depth = max(self.complete_depth, result.complete_depth)
         self.exhausted |= result.exhausted
+        self.covered |= result.covered
 
 
 def new_plan(settings, progress=None):

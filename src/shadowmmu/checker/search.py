@@ -32,6 +32,7 @@ class Progress:
     abandoned: int = 0
     complete_depth: int = -1
     exhausted: bool = False
+    covered: int = 0
 
     @property
     def rate(self):
@@ -45,6 +46,7 @@ class Progress:
         self.depth = max(self.depth, int(w[random_walk.DEPTH]))
         self.skipped += int(w[random_walk.SKIPS])
         self.abandoned += int(w[random_walk.FULLS])
+        self.covered |= lane.covered
         if lane.mode == "random":
             self.restarts += int(w[random_walk.RESTARTS])
 

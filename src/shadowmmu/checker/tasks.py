@@ -149,6 +149,7 @@ class Result:
     complete_depth: int = -1
     found: tuple | None = None
     finding: dict | None = field(default=None)
+    covered: int = 0
 
 
 class Runner:
@@ -177,4 +178,4 @@ class Runner:
         complete = p.exhausted or bool(task.operations) and p.operations >= task.operations
         return Result(task, p.operations, p.states, p.depth, p.seconds, p.skipped, p.abandoned,
                       complete or found is not None, p.exhausted, p.complete_depth,
-                      (found.failure, found.rows) if found else None)
+                      (found.failure, found.rows) if found else None, covered=p.covered)

@@ -349,12 +349,17 @@ def rights_word(out, frame):
 def resume(tlb, i, out):
     """Start a walk in `out` with the rights of row i (WALK): level and gfn of the next table."""
     at = row_at(i)
-    value = tlb[at + 2]
+    return resume_value(tlb[at + 2] + 0, tlb[at] & LEVEL_BITS, out)
+
+
+@core
+def resume_value(value, level, out):
+    """The same from the VALUE of a row of this level."""
     walker.reset(out)
     out[WRITE] = 1 if value & PT_WRITABLE else 0
     out[USER] = 1 if value & PT_USER else 0
     out[NO_EXECUTE] = 1 if value & NX else 0
-    return (tlb[at] & LEVEL_BITS) - 1, (value & FRAME_MASK) >> 12
+    return level - 1, (value & FRAME_MASK) >> 12
 
 
 @core
@@ -392,17 +397,34 @@ def explore(memory, cpu, tlb, gva, level, table, out):
 
 
 @core
-def explore_from_cr3(memory, cpu, tlb, gva, out):
+def common_level(memory, cpu, gva, previous, out):
+    """Lowest level at which the walk for `previous`, in `out`, held a partial walk that `gva` uses, too; 0 if there is none."""
+    for level in range(out[LEVEL] + 1, out[walker.TOP] + 1):
+        if out[walker.PATH + level - 1] and covered_from(memory, cpu, gva, level) == covered_from(memory, cpu, previous, level):
+            return level
+    return 0
+
+
+@core
+def explore_from_cr3(memory, cpu, tlb, gva, previous, out):
     """The walk from CR3 to its end, as `walker.walk` leaves it in `out`, and what it may leave behind; PATH: its partial
-    walks."""
-    walker.reset(out)
-    for i in range(5):
-        out[walker.PATH + i] = 0
-    level, table = walker.start(memory, cpu, gva, out)
-    if table < 0:
-        out[STATUS] = walker.NOT_PRESENT
-        return
-    out[walker.TOP] = level
+    walks.  previous: as in `learn_next`."""
+    common = common_level(memory, cpu, gva, previous, out) if previous >= 0 else 0
+    if common:
+        top = out[walker.TOP] + 0
+        level, table = resume_value(out[walker.PATH + common - 1] + 0, common, out)
+        out[walker.TOP] = top
+        for i in range(level):
+            out[walker.PATH + i] = 0
+    else:
+        walker.reset(out)
+        for i in range(5):
+            out[walker.PATH + i] = 0
+        level, table = walker.start(memory, cpu, gva, out)
+        if table < 0:
+            out[STATUS] = walker.NOT_PRESENT
+            return
+        out[walker.TOP] = level
     accessed = True
     while True:
         status = walker.step(memory, cpu, gva, level, table, out)
@@ -420,23 +442,34 @@ def explore_from_cr3(memory, cpu, tlb, gva, out):
 
 @core
 def learn(memory, cpu, tlb, gva, out):
+    """`learn_next` after nothing."""
+    return learn_next(memory, cpu, tlb, gva, -1, out)
+
+
+@core
+def learn_next(memory, cpu, tlb, gva, previous, out):
     """Everything that the CPU may have cached for `gva` at this moment: from CR3, and from every held partial walk.
 
     memory, cpu, out: as in `walker`; `out` holds the walk from CR3 afterwards.  A held partial walk on the way of that walk
-    (same table, same rights) leads to nothing else and is passed over.
+    (same table, same rights) leads to nothing else and is passed over.  False: only the walk from CR3 was done, so nothing
+    but its entries decided.
+
+    previous: address for which this has just been done, `out` as it was left, and nothing changed since (-1: none): what both
+    walks read is not read again.
     """
     if cpu[MODE] == NO_PAGING or not walker.is_canonical(memory, cpu, gva):
-        return
+        return False
     gva = linear(memory, cpu, gva)
     tag = cpu[TAG]
     pcid = current_pcid(cpu)
-    explore_from_cr3(memory, cpu, tlb, gva, out)
+    explore_from_cr3(memory, cpu, tlb, gva, linear(memory, cpu, previous) if previous >= 0 else -1, out)
     elsewhere = False
-    # a row that joins meanwhile may push row i up: then it is met twice, never missed
-    i = 0
-    while i < tlb[COUNT]:
+    # partial walks of this world stand together; a row that joins meanwhile may push row i up: then it is met twice, never missed
+    i = place_of(tlb, row_name(tag, pcid, WALK, 0), 0, 0)
+    end = row_name(tag, pcid, PIECES, 0)
+    while i < tlb[COUNT] and tlb[row_at(i)] < end:
         at = row_at(i)
-        if tlb[at] & KIND == WALK and tlb[at + 2] != out[walker.PATH + (tlb[at] & LEVEL_BITS) - 1] \
+        if tlb[at + 2] != out[walker.PATH + (tlb[at] & LEVEL_BITS) - 1] \
                 and usable(tlb, i, memory, cpu, tag, pcid, gva):
             level, table = resume(tlb, i, out)
             explore(memory, cpu, tlb, gva, level, table, out)
@@ -444,6 +477,7 @@ def learn(memory, cpu, tlb, gva, out):
         i += 1
     if elsewhere:
         walker.walk(memory, cpu, gva, out)
+    return elsewhere
 
 
 # ---- shrinking
