@@ -118,14 +118,17 @@ class Lockstep:
         while True:
             for machine in self.machines:
                 machine.go_on(until)
-            checkpoints += 1
             count = shadow.hardware.instruction_count
+            # several iterations of a REP STOS may have been emulated at once, past the checkpoint
+            if none.hardware.instruction_count < count:
+                none.go_on(count)
+            checkpoints += 1
             ended = any(machine.report is not None for machine in self.machines)
             whole = ended or count >= until
             out = self._compare(whole)
             if out is None and not ended:
                 since = count
-                if whole:
+                while until <= count:
                     until += self.every
                 continue
             if out is None:

@@ -324,10 +324,13 @@ def uncount_unfinished(control, env):
 
 @native
 def count_emulated(control, env, repeated, rip, rcx):
-    """Exact counting: an instruction that a fault's handler has emulated counts as on the engine's own MMU."""
+    """Exact counting: an instruction that a fault's handler has emulated counts as on the engine's own MMU.
+
+    The engine begins a REP instruction once for each iteration, and once more to find that none is left.
+    """
     done = 1 if load64(env + o.EIP) != rip else 0
     if repeated:
-        done = max(done, rcx - load64(env + o.REGS + 8))
+        done += rcx - load64(env + o.REGS + 8)
     put(control, COUNT, get(control, COUNT) + done)
 
 
