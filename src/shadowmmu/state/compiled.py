@@ -246,7 +246,7 @@ class Callback:
         # a local function may use what its surroundings hold: it is compiled alone and not kept
         self.is_local = "<locals>" in function.__qualname__
         Callback.made += self.is_local
-        self.symbol = f"{function.__module__}.{function.__name__}." + (str(Callback.made) if self.is_local else "callback")
+        self.symbol = f"{function.__module__}.{function.__name__}." + (f"local-{Callback.made}" if self.is_local else "callback")
 
     @property
     def address(self):
