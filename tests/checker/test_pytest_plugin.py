@@ -43,7 +43,7 @@ def test_scripts_are_lists_of_rows(rows):
 
 
 def run(folder, *arguments):
-    return subprocess.run([sys.executable, "-m", "pytest", "-p", "shadowmmu.checker.pytest_plugin", "-p", "no:cacheprovider",
+    return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
                            "-q", *arguments], cwd=folder, capture_output=True, text=True, env=environment(folder), timeout=280)
 
 

@@ -144,7 +144,7 @@ def test_fast_path_handles_faults_before_python():
 
     @callback("i64", "i64")
     def repair(argument):
-        store64(argument + 32, load64(argument + 32) + 1)
+        store64(argument + 40, load64(argument + 40) + 1)
         if load64(argument) != 0x5034:
             return 0
         store64(table_address, leaf)
@@ -154,7 +154,7 @@ def test_fast_path_handles_faults_before_python():
     hw.rip = CODE
     machine.run()
     assert machine.exits == [ex.HLT]
-    assert block[:5].tolist() == [0x5034, 0, CODE, 0, 1]
+    assert block[:6].tolist() == [0x5034, 0, CODE, 0, ex.PAGE_FAULT, 1]
     assert hw.exit_counts[1] == 1
 
 

@@ -34,14 +34,14 @@ def fault_loop(count, fast):
 
     if fast:
         block = np.zeros(8, np.int64)
-        block[4] = count
+        block[5] = count
         entry = machine.tables.ctypes.data + 8 * machine.entry(0x5000)
         leaf = 0x800000 + 0x5000 | 7
 
         @callback("i64", "i64")
         def path(argument):
-            left = load64(argument + 32) - 1
-            store64(argument + 32, left)
+            left = load64(argument + 40) - 1
+            store64(argument + 40, left)
             if left == 0:
                 store64(entry, leaf)
             return 1
