@@ -84,7 +84,8 @@ def pytest_pyfunc_call(pyfuncitem):
         verdict = machines.verdict()
         # what a mutant or deliberate damage leads to is of no interest
         if not machines.unchecked:
-            records[pyfuncitem.nodeid] = verdict
+            # pytest-xdist adds the group to the name
+            records[pyfuncitem.nodeid.removesuffix("@machines")] = verdict
     return result
 
 
