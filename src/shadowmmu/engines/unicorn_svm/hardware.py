@@ -148,6 +148,7 @@ class SvmHardware:
         self._keep = []
         self._regions = []
         self._counting = counting
+        self._walker_replaced = False
 
         env, cpu = self.state.env, self.state.cpu
         self._env64 = (ctypes.c_uint64 * (o.CONTEXT_DATA_SIZE // 8)).from_address(env)
@@ -486,6 +487,16 @@ class SvmHardware:
         hflags = self._env32[o.HFLAGS // 4]
         self._env32[o.HFLAGS // 4] = hflags | o.HF_INHIBIT_IRQ if value else hflags & ~o.HF_INHIBIT_IRQ
 
+    @property
+    def nmi_masked(self):
+        """An NMI is being handled: set by whoever queues one, cleared by the guest's IRET."""
+        return bool(self._env32[o.HFLAGS2 // 4] & o.HF2_NMI)
+
+    @nmi_masked.setter
+    def nmi_masked(self, value):
+        hflags2 = self._env32[o.HFLAGS2 // 4]
+        self._env32[o.HFLAGS2 // 4] = hflags2 | o.HF2_NMI if value else hflags2 & ~o.HF2_NMI
+
     def queue_event(self, vector, kind, error_code=None, instruction_length=0):
         """Deliver an event through the guest's IDT before its next instruction.
 
@@ -515,6 +526,11 @@ class SvmHardware:
     @property
     def event_queued(self):
         return bool(self._cells[hooks.EVENT_PENDING])
+
+    @property
+    def interrupt_window_requested(self):
+        """Between two runs: does `request_interrupt_window` still wait?"""
+        return bool(self._cells[hooks.HELD_REQUESTS])
 
     def request_interrupt_window(self):
         """Ask for one VINTR exit (0x64) as soon as IF=1 and there is no interrupt shadow."""
@@ -573,7 +589,9 @@ class SvmHardware:
                             (hooks.TLB_SET_PAGE, self.state.functions["tlb_set_page"])):
             cells[cell] = value
         cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
-        self._replace_page_walker(hooks.on_tlb_fill.address)
+        if not self._walker_replaced:
+            self._replace_page_walker(hooks.on_tlb_fill.address)
+            self._walker_replaced = True
         self.intercept_cr(3, False, False)
         self.intercept(ex.INVLPG, False)
         self.flush_tlb()

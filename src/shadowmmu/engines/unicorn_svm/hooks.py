@@ -65,7 +65,9 @@ from . import quick
  COUNT_WALK, COUNT_ARGUMENT, ENGINE_WALKER,
  # exits answered without Python (module quick)
  QUICK,
- CELLS) = range(72)
+ # blocks translated so far
+ TRANSLATED,
+ CELLS) = range(73)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
@@ -623,6 +625,7 @@ def on_translated(uc, current, previous, control):
     slot, key = count_slot(get(control, COUNT_TABLE), pc, size)
     store64(slot, key)
     store64(slot + 8, count)
+    put(control, TRANSLATED, get(control, TRANSLATED) + 1)
 
 
 @callback("void", "i64", "i64", "u32", "i64")

@@ -35,6 +35,11 @@ CPU_CFLAGS_NEXT_TB = 24
 CPU_INTERRUPT_REQUEST = 28
 CPU_EXCEPTION_INDEX = 33184
 CPU_TCG_EXIT_REQ = 33208
+CPU_TLB = 33216  # CPUTLB: counters; of each of 3 MMU modes the slow part; then of each {mask, table} for translated code
+CPU_TLB_SIZE = 2176
+CPU_TLB_FAST = 2128  # offset of the first {mask, table}
+TLB_FIRST_MASK = 255 << 6  # of a new table: 256 entries of 64 bytes
+MMU_MODES = 3
 CPU_ICOUNT_HIGH = 35394
 CPU_ENV = 35408
 
@@ -94,7 +99,7 @@ HF_SVME = 1 << 20
 HF_GUEST = 1 << 21
 HF_OSFXSR = 1 << 22
 HF_SMAP = 1 << 23
-HF2_GIF, HF2_HIF, HF2_VINTR = 1, 2, 8
+HF2_GIF, HF2_HIF, HF2_NMI, HF2_VINTR = 1, 2, 4, 8
 
 CC_OP_EFLAGS = 1
 CC_MASK = 0x8D5  # O S Z A P C: kept lazily in cc_src/cc_dst/cc_op while the CPU runs
@@ -130,6 +135,9 @@ _FUNCTIONS = (
     "qemu_ram_addr_from_host",
     "x86_cpu_tlb_fill",
     "tlb_set_page",
+    "tlb_init",
+    "tlb_flush_by_mmuidx",
+    "tlb_reset_dirty",
 )
 
 
@@ -226,6 +234,9 @@ def _verify_layout(uc, lib, handle, cpu, env):
     if size != CONTEXT_DATA_SIZE + header:
         refuse(f"context size {size}")
 
+    tables = (ctypes.c_uint64 * (2 * MMU_MODES)).from_address(cpu + CPU_TLB + CPU_TLB_FAST)
+    if list(tables[::2]) != [TLB_FIRST_MASK] * MMU_MODES or len({*tables[1::2]}) != MMU_MODES:
+        refuse("TLB")
     if ctypes.c_uint32.from_address(cpu + CPU_CFLAGS_NEXT_TB).value != 0xFFFFFFFF:
         refuse("cflags_next_tb")
 
