@@ -4,7 +4,7 @@
 On a real CPU these make no exit.  Ours does, for the check; the second engine then executes LLDT and LTR.
 """
 
-from ...x86.bits import CR4_LA57, EFER_LMA
+from ...x86.bits import EFER_LMA
 from . import exits as svm
 from . import guest_memory
 
@@ -16,9 +16,10 @@ EXITS = (*TABLES, *TYPES)
 GP = 13
 
 
-def is_canonical(vcpu, address):
-    """Can the CPU translate a linear address of 64 bits?"""
-    top = 56 if vcpu.cr4 & CR4_LA57 else 47
+def is_canonical(la57, address):
+    """Canonical for a CPU that has 5-level paging or not, whatever CR4.LA57 says: what KVM checks for bases and MSRs since
+    6.13 (max_host_virt_addr_bits)."""
+    top = 56 if la57 else 47
     return address >> top in (0, (1 << 64 - top) - 1)
 
 
@@ -36,7 +37,7 @@ def _load_table(run, name):
     address = run.emulator.operand_address(instruction, 0)
     data = run.emulator.memory.read(address, 10 if bits == 64 else 6)
     limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
-    if not is_canonical(run.vcpu, base):
+    if not is_canonical(run.la57, base):
         return run.queue_exception(GP, 0)
     if bits != 64 and (bits == 16) != (0x66 in instruction.prefix):
         base &= 0xFFFFFF    # operand size 16
@@ -54,7 +55,7 @@ def _load_segment(run, types):
         low, high = (int.from_bytes(run.emulator.memory.read(table + (selector & ~7) + at, 8, True), "little") for at in (0, 8))
         base = low >> 16 & 0xFFFFFF | low >> 32 & 0xFF000000 | (high & 0xFFFFFFFF) << 32
         present, system_type = low >> 47 & 1, low >> 40 & 0x1F
-        if present and system_type in types and not is_canonical(run.vcpu, base):
+        if present and system_type in types and not is_canonical(run.la57, base):
             return run.queue_exception(GP, selector & ~3)
     run.emulator.step_over(code)
     return True

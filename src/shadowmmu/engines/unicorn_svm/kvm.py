@@ -459,16 +459,12 @@ class KvmRun:
             return False
         self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
         wait = self.platform.next_event()
-        if self.look_soon:
-            self.look_soon, wait = False, 1
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
         if not self.alone and self.platform.has_signal(self.vcpu.index):
             return False
         return self.enter()
 
-    #: Whether the next exit's end is to be one block away.
-    look_soon = False
     #: No other vCPU takes turns with this one (`smp`).
     alone = True
     #: Executed HLT and waits.  Only with others: alone it waits in `_halt`.
@@ -668,7 +664,7 @@ class KvmRun:
 
     def _write_msr(self, index, value):
         if index in ADDRESS_MSRS:
-            if not descriptor_loads.is_canonical(self.vcpu, value):
+            if not descriptor_loads.is_canonical(self.la57, value):
                 return True
             self.hardware.write_msr(index, value)
             return False

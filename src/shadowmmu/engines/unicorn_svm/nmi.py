@@ -10,14 +10,13 @@ The mask is the processor's (HF2_NMI_MASK): the engine's IRET ends it.  Two NMIs
 
 from . import exits as svm
 
-GOING_ON = True
-
 
 class Nmis:
     """The NMIs of one `KvmRun`."""
 
     def __init__(self, run):
         self.run = run
+        self._at_iret = False
 
     def deliverable(self):
         """Is there one that is not masked?"""
@@ -49,16 +48,16 @@ class Nmis:
         return taken
 
     def wait(self):
-        """One waits: exit at IRET if they are masked, else after a block."""
+        """One waits: exit at IRET if they are masked, else (and when that IRET is next) after a block."""
         hw = self.run.hardware
-        if hw.nmi_masked:
+        if hw.nmi_masked and not self._at_iret:
             hw.intercept(svm.IRET)
         else:
             hw.limit_run(hw.instruction_count + 1)
+        self._at_iret = False
 
     def iret(self):
         """The exit at IRET, which is still to be executed."""
-        hw = self.run.hardware
-        hw.intercept(svm.IRET, False)
-        self.run.look_soon = True
-        return GOING_ON
+        self.run.hardware.intercept(svm.IRET, False)
+        self._at_iret = True
+        return True
