@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-r"""Telling states apart: a 62-bit digest of what matters for the future, and the set of digests that were met.
+r"""Telling states apart: a 62-bit digest of what matters for the future.
 
     registers, requests, roots | shadow pages in list order | guest memory, slots | held by hardware, permitted
           \________________________ fold, word by word _________________________/
                                         |
-                                     digest ^ salt  -->  open-addressed table of 2**bits words
+                                     digest ^ salt  -->  the set of those met (`seen`)
 
 A shadow page goes by its place in the active list, never by its number; statistics, free lists and the order of chains do not
 count.  Two states with one digest are taken for one state.
@@ -156,20 +156,3 @@ def digest(vm, area):
             h = fold(h, meta.dirty | meta.write_track << 1 | (meta.rmap != 0) << 16)
     h = fold(h, sum_of(state.words(vm, vm.hva), vm.n_hva))
     return fold(h, sum_of(state.words(vm, vm.ram), vm.n_ram << (vm.page_shift - 3))) | 1
-
-
-@core
-def is_new(seen, bits, h):
-    """Put a digest into the open-addressed set of 2**bits words: 1 if it was not there, 0 if it was, -1 if there is no room."""
-    mask = (1 << bits) - 1
-    at = h >> 8 & mask
-    for _ in range(64):
-        if seen[at] == h:
-            return 0
-        if seen[at] == 0:
-            seen[at] = h
-            return 1
-        at = at + 1 & mask
-    return -1
-
-
