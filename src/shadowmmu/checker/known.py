@@ -153,10 +153,10 @@ v0 mov cr3 = root(gfn=1)
         None),
     "alias-rmap": Deviation(
         ALIAS_RMAP,
-        "The dirty log and write protection find sptes by gfn.  Where two gfns are one host page, an spte that a guest moves from "
-        "one to the other without INVLPG stays in the rmap of the first (mmu_set_spte), and what protects by the second misses "
-        "it: writes are in no dirty log.  Shown on real kernels.  For a private report to the kernel's maintainers: the script is "
-        "withheld (docs/findings.md).",
+        "The dirty log and write protection find sptes by gfn.  Where two gfns are one host page, an spte that a guest moves "
+        "from one to the other without INVLPG stays in the rmap of the first (mmu_set_spte), and what protects by the second "
+        "misses it: writes are in no dirty log.  Shown on real kernels.  For a private report to the kernel's maintainers: the "
+        "script is withheld (docs/findings.md).",
         "the rule `set_spte_looks_at_gfn` is switched on",
         None),
     "mmio-cache-warning": Deviation(
