@@ -42,11 +42,11 @@ def judge(handle, number):
 
 
 @entry_point
-def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: Array, n_kinds, work: Array, trace: Array,
-           pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
+def wander(initial, current, pool, stride, area, words, alphabet: Array, about: Array, kinds: Array, n_kinds, work: Array,
+           trace: Array, pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
     """random_walk.wander."""
-    return random_walk.wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace, pool_trace,
-                              pool_depth, seen, bits, budget)
+    return random_walk.wander(initial, current, pool, stride, area, words, alphabet, about, kinds, n_kinds, work, trace,
+                              pool_trace, pool_depth, seen, bits, budget)
 
 
 @entry_point
@@ -66,13 +66,17 @@ def table(n):
     return numpy.frombuffer(buffer, dtype=numpy.int64)
 
 
+def table_from(values):
+    """These words, as a table."""
+    out = table(max(len(values), 1))
+    for i, value in enumerate(values):
+        out[i] = value
+    return out
+
+
 def table_of(rows):
     """Rows of operations as a table."""
-    out = table(max(len(rows), 1) * ops.ROW_WORDS)
-    for i, values in enumerate(rows):
-        for k, value in enumerate(values):
-            out[i * ops.ROW_WORDS + k] = value
-    return out
+    return table_from([value for row in rows for value in row])
 
 
 def rows_of(words, n):

@@ -89,8 +89,7 @@ class Plan:
             seen, salt = (self._seen, self.seen_bits), (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
             if mode == "random":
                 seed = (self.seed * 65_537 + i) * 4_099 + self.share[0]
-                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, self.length,
-                                           salt)
+                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), seen, seed, self.length, salt)
             else:
                 self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, nodes=1 << 19,
                                              salt=salt)
