@@ -236,7 +236,9 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
         inject.clear_queue(vcpu)
     elif at == operations.STUCK:
         # while a notifier is under way, the fault waits for its end
-        if not vm.invalidate_in_progress:
+        if state.context(vm, vcpu.mmu).root_hpa == roots.dummy_root(vm) and h[areas.ASIDE] & known.DUMMY_ROOT:
+            h[areas.FULL] = 1
+        elif not vm.invalidate_in_progress:
             areas.fail(vm, area, verify.LIVELOCK, v, gva, kind, 0, 0)
     else:
         dead(vm, area, v, at)
@@ -416,6 +418,10 @@ def perform(vm, area, op, at):
     h = areas.head(vm, area)
     h[areas.SKIPPED] = 0
     h[areas.OUTCOME] = 0
+    if h[areas.FULL]:
+        # nothing is known of such a state any more
+        skip(vm, area)
+        return h[areas.FAIL] + 0
     code = op[at]
     if code >= ops.HOST_WRITE:
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])

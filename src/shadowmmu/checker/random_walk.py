@@ -17,6 +17,7 @@ from .. import state
 from ..state import JIT, core
 from . import area as areas
 from . import choice, coverage, digest, execute, ops, step, verify
+from . import seen as met
 
 #: Words that the loop and Python share; the first six mean the same in `breadth`, SEED, KINDS, FOCUS,
 #: NARROW and WALK are `choice`'s.
@@ -98,7 +99,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, about, kinds, 
         step.forget_counters(vm)
         if work[STEP] > work[DEPTH]:
             work[DEPTH] = work[STEP]
-        new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
+        new = met.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
         if new < 0:
             work[TABLE_FULL] += 1
         if new:
