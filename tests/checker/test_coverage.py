@@ -4,8 +4,8 @@
 import pytest
 
 from shadowmmu.checker import alphabet, coverage, geometry, known, lanes, ops, random_walk, report, saved, tasks
-from shadowmmu.checker.seen import Seen
 from shadowmmu.checker.portfolio import Plan
+from shadowmmu.checker.seen import Seen
 from shadowmmu.state import JIT
 
 ALL_KNOWN = known.mask(known.DEVIATIONS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which operation comes next in a random walk.
 
-    walk begins   KINDS   two bits per kind of operation: left out, as the machine weighs it (twice as likely), eight times as often
+    walk begins   KINDS   two bits per kind of operation: left out, as the machine weighs it, or eight times as often
                   NARROW  two bits per kind: all of its rows, half of them, a quarter
                   FOCUS   one to three linear pages that most of the walk is about; in one walk of four, none
     operation     a kind by weight --> one of its rows --> among those, about these pages, possible now?  else another one

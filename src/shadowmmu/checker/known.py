@@ -147,8 +147,8 @@ v0 mov cr3 = root(gfn=1)
     "dummy-root": Deviation(
         DUMMY_ROOT,
         "In PAE paging a CPU walks from the PDPTE registers, not from CR3 (SDM vol. 3 4.4.1): they go on working when the page "
-        "that CR3 names has no memory any more, or none in SMM.  Since 6.6 (0e3223d8d00a) KVM takes a dummy root then; the walk of "
-        "the guest's tables succeeds, FNAME(fetch) sees the dummy and tries again, for ever.  Before, it was a triple fault.",
+        "that CR3 names has no memory any more, or none in SMM.  Since 6.6 (0e3223d8d00a) KVM takes a dummy root then; the walk "
+        "of the guest's tables succeeds, FNAME(fetch) sees the dummy and tries again, for ever.  Before, it was a triple fault.",
         "an access under the dummy root need not end",
         """machine pae
 v0 store 0x18 = pte(gfn=12, P|W|U|A|D)

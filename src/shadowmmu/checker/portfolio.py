@@ -4,7 +4,7 @@
             lanes: machine x vCPUs x {random, exhaustive}             one slice = so many operations of one lane
     round 0   r 4-level 1 | x 4-level 1 | r 4-level 2 | ... | x wide 2        SLICES[0] operations each
     round 1   r 4-level 1 | ...                                               SLICES[1] each
-      ...                                                                     SLICES[-1] each, for ever
+      ...                                              SLICES[-1] each (x: EXHAUSTIVE_SLICE), for ever
 
     plan = Plan("linux-6.12", seed=1)
     found = plan.run(seconds=60)              list of Lead; [] when the time is used up
@@ -35,6 +35,8 @@ from .shrink import shrink
 
 #: Operations of a lane's slice by round.
 SLICES = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
+#: At most so many of an exhaustive lane: what is close to the initial state it has soon been through, the rest is for walks.
+EXHAUSTIVE_SLICE = 4_000
 #: A lane is left after so many leads: its MMU is broken in a way that hides everything else.
 ENOUGH = 8
 ALL_KNOWN = known.mask(known.DEVIATIONS)
@@ -148,7 +150,8 @@ class Plan:
             if not self._mine(i) or i in self.closed:
                 self._next()
                 continue
-            result = self.lane(i).step(SLICES[min(self.round, len(SLICES) - 1)])
+            size = SLICES[min(self.round, len(SLICES) - 1)]
+            result = self.lane(i).step(size if self.names[i][2] == "random" else min(size, EXHAUSTIVE_SLICE))
             if result > 0:
                 self._note(i, result)
             elif result < 0:

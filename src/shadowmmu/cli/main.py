@@ -181,7 +181,7 @@ def _known(command, *arguments, choices):
 
 @app.command()
 def museum(
-    exhibit: Annotated[str | None, typer.Argument(help="Id of an exhibit; without one, the list.")] = None,
+    exhibit: Annotated[list[str] | None, typer.Argument(help="Id of an exhibit, or several; without one, the list.")] = None,
     score: Annotated[bool, typer.Option("--score", help="Search for every exhibit and with every fix; print the "
                                                         "table. Interrupted, it goes on where it stopped.")] = False,
     role_audit: Annotated[bool, typer.Option("--role-audit", help="Leave out each bit of the page role in turn; the shortest "
@@ -196,7 +196,7 @@ def museum(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ):
     """Historical bugs as runnable exhibits: list them, tell and run one, score all."""
-    if (exhibit is not None) + score + role_audit + small_states > 1:
+    if bool(exhibit) + score + role_audit + small_states > 1:
         print("shadowmmu: an exhibit, --score, --role-audit and --small-states exclude each other", file=sys.stderr)
         raise typer.Exit(2)
     from ..museum import claims, command

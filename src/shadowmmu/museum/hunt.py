@@ -33,13 +33,13 @@ class Hunt:
         return self.script is not None
 
 
-def hunt(rules, seconds, operations=0, more=0.0, progress=lambda p: None):
+def hunt(rules, seconds, operations=0, more=0.0, seed=1, progress=lambda p: None):
     """Search under `rules` (a dictionary) for `seconds`, and on until `operations` are done.
 
     more: after the first finding, the share of its time that is spent on looking for a shorter one (at most 10 s).
     """
-    plan = portfolio.Plan(rules, aside=ASIDE, progress=progress)
-    leads = plan.run(seconds=seconds, findings=1)
+    plan = portfolio.Plan(rules, seed=seed, aside=ASIDE, progress=progress)
+    leads = plan.run(seconds=seconds, findings=1) if seconds else []
     while not leads and plan.progress().operations < operations:
         leads = plan.run(operations=operations - plan.progress().operations, findings=1)
     p, took = plan.progress(), plan.seconds
