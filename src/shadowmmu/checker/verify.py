@@ -53,8 +53,8 @@ FAILURES = {
     NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers)",
                   ("value", "", "")),
     TWO_SIZES: ("two-sizes", "the CPU may hold translations of two page sizes for one linear address, which KVM promises never "
-                "to bring about (3be2264be3c0): it may use either (SDM vol. 3 4.10.2.3), and on some CPUs a fetch ends in a machine "
-                "check (INTEL-SA-00210)", ("addresses (bit per page of the machine)", "", "")),
+                "to bring about (3be2264be3c0): it may use either (SDM vol. 3 4.10.2.3), and on some CPUs a fetch ends in a "
+                "machine check (INTEL-SA-00210)", ("addresses (bit per page of the machine)", "", "")),
 }
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.told(n), ("", "", ""))

@@ -15,6 +15,8 @@ from . import exhibit as exhibits
 from . import rows as catalogue
 from . import score as scores
 
+FIXED_CLEAN = ("with the same seed the plan finds nothing on the rules with the fix, as far as the exhibit was found, nor do the "
+               "exhibit's scripts; searched once for each set of rules and seed, for a plan depends on nothing else")
 #: Columns of a line that changes.
 TERMINAL = 100
 
@@ -45,7 +47,7 @@ def list_all(as_json=False, out=sys.stdout):
 def _story(x):
     head = [f"{x.id}  {x.title}", ""]
     for name, value in (("year", x.year), ("commits", ", ".join(x.commits)), ("CVE", x.cve), ("rules", x.rules),
-                        ("changed rules", ", ".join(f"{k}={v}" for k, v in x.change.items())),
+                        ("changed rules", ", ".join(f"{k}={v:#x}" if v > 9 else f"{k}={v}" for k, v in x.change.items())),
                         ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path))):
         if value and value != "-":
             head.append(f"{name}: {value}")
@@ -145,9 +147,7 @@ def score(ids=(), seconds=60.0, as_json=False, fresh=False, save=False, out=sys.
     if as_json:
         print(json.dumps({"exhibits": [r for r in result if r["expected"] == "a finding"],
                           "harmless": [r for r in result if r["expected"] == "nothing"], "fixed": fixed,
-                          "fixed_clean_means": "with the same seed the plan finds nothing on the rules with the fix, as far as the "
-                                               "exhibit was found, nor do the exhibit's scripts; searched once for each set of rules "
-                                               "and seed, for a plan depends on nothing else",
+                          "fixed_clean_means": FIXED_CLEAN,
                           "stored": changed, "seconds": round(time.monotonic() - started, 1)}, indent=2), file=out)
     else:
         print(scores.text(result, fixed), file=out)

@@ -12,8 +12,8 @@ needs:   large host pages
 length:  -
 
 When a large mapping becomes possible, the entry that pointed to a table gets the large page. CPUs that walked through the
-table may hold 4K translations of the same range, and partial walks that still lead into the table, which is about to be freed
-or reused.
+table may hold 4K translations of the same range beside the large one. They agree, so a guest sees nothing wrong; but which one
+is used is up to the CPU, and some raise a machine check when a fetch meets both. KVM promises that it never comes to that.
 
 Fix: dropping the table's link is followed by a remote flush.
 """
