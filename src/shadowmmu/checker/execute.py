@@ -236,9 +236,7 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
         inject.clear_queue(vcpu)
     elif at == operations.STUCK:
         # while a notifier is under way, the fault waits for its end
-        if state.context(vm, vcpu.mmu).root_hpa == roots.dummy_root(vm) and h[areas.ASIDE] & known.DUMMY_ROOT:
-            h[areas.FULL] = 1
-        elif not vm.invalidate_in_progress:
+        if not vm.invalidate_in_progress:
             areas.fail(vm, area, verify.LIVELOCK, v, gva, kind, 0, 0)
     else:
         dead(vm, area, v, at)

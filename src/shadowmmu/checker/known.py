@@ -12,7 +12,7 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, DUMMY_ROOT = (1 << i for i in range(14))
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT = (1 << i for i in range(14))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -144,19 +144,20 @@ v0 store 0x20 = 0
 host memslot create 3 gfn=14 pages=2 hva=14
 v0 mov cr3 = root(gfn=1)
 """),
-    "dummy-root": Deviation(
-        DUMMY_ROOT,
-        "In PAE paging a CPU walks from the PDPTE registers, not from CR3 (SDM vol. 3 4.4.1): they go on working when the page "
-        "that CR3 names has no memory any more, or none in SMM.  Since 6.6 (0e3223d8d00a) KVM takes a dummy root then; the walk "
-        "of the guest's tables succeeds, FNAME(fetch) sees the dummy and tries again, for ever.  Before, it was a triple fault.",
-        "an access under the dummy root need not end",
+    "pae-root": Deviation(
+        PAE_ROOT,
+        "In PAE paging the PDPTEs are in registers, and the page behind CR3 is not read again until they are loaded (SDM vol. 3 "
+        "4.4.1).  mmu_alloc_shadow_roots() makes a root only if that page has a memslot.  When it has none any more, kernels "
+        "from 6.7 on (0e3223d8d00a) run the vCPU on the dummy root: the guest walk begins at the PDPTE registers and succeeds, "
+        "FNAME(fetch) finds the dummy root, asks for another and retries, for ever; older ones shut the vCPU down.",
+        "the rule `pae_root_unseen` is switched on",
         """machine pae
 v0 store 0x18 = pte(gfn=12, P|W|U|A|D)
-v0 invlpg 0x60
-v0 store 0x60 = pte(gfn=7, P)
+v0 mov cr3 = root(gfn=1)
+v0 store 0x60 = pte(gfn=3, P)
 v0 mov cr3 = root(gfn=12)
 host memslot delete 1 as=0
-v0 load 0x20 user
+v0 load 0x20
 """),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,

@@ -20,6 +20,8 @@ FIELDS = {
                        "to set `mmio-writable` aside",
     "mmio_sync_looks": "syncing an MMIO spte looks for a memslot; no kernel does so, it is what the checker puts in place to set "
                        "`mmio-resync` aside",
+    "pae_root_unseen": "a PAE guest's root is made although the page behind CR3 has no memslot; no kernel does so, it is what "
+                       "the checker puts in place to set `pae-root` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
     "role_ignores": "bits of the page role that no comparison of roles looks at: 0 in every kernel; the role audit of the museum "
                     "leaves out one bit at a time",

@@ -19,6 +19,7 @@ LINUX_6_12_0 = {
     "strict_old_spte": 0,
     "mmio_sync_looks": 0,
     "role_ignores": 0,
+    "pae_root_unseen": 0,
     "unsync_shortcut": 0,
     "exhibit": 0,
     "role_has_smep": 0,
