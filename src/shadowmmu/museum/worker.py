@@ -52,9 +52,12 @@ def finish(process):
     """The worker's answer as a dictionary; `error` in it if it failed."""
     process.reader.join()
     out, err = process.said
+    lines = out.splitlines()
+    if process.returncode < 0 and lines:
+        return json.loads(lines[-1])        # it crashed while it looked for something shorter
     if process.returncode:
         return {"error": (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]}
-    return json.loads(out.splitlines()[-1])
+    return json.loads(lines[-1])
 
 
 def main():
@@ -62,10 +65,15 @@ def main():
     job = Job(**json.load(sys.stdin))
     x = exhibit.named(job.exhibit)
     rules = x.broken_rules | {"exhibit": job.number} if job.side == "broken" else x.mended_rules
-    found = hunt.hunt(rules, job.seconds, job.operations, job.more, job.seed)
+    found = hunt.hunt(rules, job.seconds, job.operations, job.more, job.seed, first=tell)
     answer = asdict(found) | {"found": found.found}
     answer["clean"] = {name: hunt.replay(rules, script)[0] == 0 for name, script in job.scripts.items()}
     print(json.dumps(answer))
+
+
+def tell(found):
+    """An answer that holds if no better one comes."""
+    print(json.dumps(asdict(found) | {"found": found.found, "clean": {}}), flush=True)
 
 
 if __name__ == "__main__":
