@@ -34,8 +34,8 @@ def draw(work, n):
 
 @core
 def many_bits(work):
-    """48 random bits."""
-    return draw(work, 1 << 16) << 32 | draw(work, 1 << 16) << 16 | draw(work, 1 << 16)
+    """60 random bits: two for each of thirty kinds."""
+    return draw(work, 1 << 20) << 40 | draw(work, 1 << 20) << 20 | draw(work, 1 << 20)
 
 
 @core

@@ -7,7 +7,8 @@
                                    it does if a rule of the MMU took effect for the first time (`coverage`)
 
 What a walk does is drawn by `choice`: some kinds of operations more often, some never, most of them about few pages.
-An operation that could not be done does not count towards LENGTH.
+An operation that could not be done does not count towards LENGTH.  When the host has written a guest's table behind the MMU's
+back most checks rest (`verify.excused`): the walk ends BLIND operations later, and such states are not pooled.
 
 Everything follows from the seed.  A walk that was interrupted goes on exactly: its numbers, its trace and the traces of the
 pool are saved, and the states are made anew from the traces.
@@ -27,6 +28,7 @@ WORK_WORDS = 19
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256
+BLIND = 8
 
 
 @core
@@ -80,12 +82,13 @@ def wander(initial, current, pool, stride, area, words, alphabet, about, kinds, 
         at = choice.operation(vm, area, alphabet, about, kinds, total, work)
         copy_operation(trace, work[STEP] * ops.ROW_WORDS, alphabet, at)
         was = coverage.before(vm, area, alphabet, at)
+        h = areas.head(vm, area)
+        seeing = not h[areas.TAINTED]
         failure = execute.perform(vm, area, alphabet, at)
         work[OPERATIONS] += 1
         work[STEP] += 1
         if failure:
             return failure
-        h = areas.head(vm, area)
         if h[areas.FULL]:
             work[FULLS] += 1
             work[STEP] = work[END]
@@ -94,6 +97,8 @@ def wander(initial, current, pool, stride, area, words, alphabet, about, kinds, 
             # it may still have served requests, so it stays in the trace
             work[SKIPS] += 1
             work[END] = min(work[END] + 1, MAX_LENGTH)
+        if h[areas.TAINTED] and seeing:
+            work[END] = min(work[END], work[STEP] + BLIND)
         fresh = coverage.reached(vm, area, alphabet, at, was) & ~work[COVERED]
         work[COVERED] |= fresh
         step.forget_counters(vm)
@@ -108,7 +113,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, about, kinds, 
             failure = verify.structure(vm, area)
             if failure:
                 return failure
-            if work[STEP] * 2 < MAX_LENGTH and (choice.draw(work, INTO_POOL) == 0 or fresh):
+            if work[STEP] * 2 < MAX_LENGTH and not h[areas.TAINTED] and (choice.draw(work, INTO_POOL) == 0 or fresh):
                 keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth)
     return 0
 

@@ -65,7 +65,13 @@ def main():
     job = Job(**json.load(sys.stdin))
     x = exhibit.named(job.exhibit)
     rules = x.broken_rules | {"exhibit": job.number} if job.side == "broken" else x.mended_rules
-    found = hunt.hunt(rules, job.seconds, job.operations, job.more, job.seed, first=tell)
+    parent = os.getppid()
+
+    def orphaned(progress):
+        if os.getppid() != parent:
+            sys.exit(1)
+
+    found = hunt.hunt(rules, job.seconds, job.operations, job.more, job.seed, orphaned, tell)
     answer = asdict(found) | {"found": found.found}
     answer["clean"] = {name: hunt.replay(rules, script)[0] == 0 for name, script in job.scripts.items()}
     print(json.dumps(answer))
