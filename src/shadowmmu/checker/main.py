@@ -101,7 +101,7 @@ def replay(path, *, aside=None, as_json=False, reproducer=None, out=sys.stdout, 
 def totals_of(plan):
     """Totals of a plan, both ways of searching a machine together."""
     out = {}
-    for row, lane in zip(plan.bounds(), plan.lanes):
+    for row, lane, seconds in zip(plan.bounds(), plan.lanes, plan.spent):
         if lane is None:
             continue
         t = out.setdefault((row["machine"], row["vcpus"]), Totals(row["machine"], row["vcpus"]))
@@ -110,6 +110,7 @@ def totals_of(plan):
         t.operations, t.states, t.depth = t.operations + p.operations, t.states + p.states, max(t.depth, p.depth)
         t.skipped, t.abandoned = t.skipped + p.skipped, t.abandoned + p.abandoned
         t.covered |= p.covered
+        t.seconds += seconds
         if row["mode"] == "exhaustive":
             t.complete_depth, t.exhausted = row["complete_depth"], row["exhausted"]
     return list(out.values())
@@ -137,7 +138,8 @@ class _Planned:
     def step(self, p):
         """After each slice."""
         machine, vcpus, mode = self.plan.names[self.plan.turn]
-        self.progress.show(f"{machine} {vcpus} {mode}", p.operations - self.before, p.states, p.depth, self.spent(), self.seconds)
+        self.progress.show(f"{machine} {vcpus} {mode}", p.operations - self.before, p.states, p.depth, p.covered, self.spent(),
+                           self.seconds)
         if time.monotonic() - self.written > max(SAVE_EVERY, SAVE_SHARE * self.writing):
             self.save()
 
@@ -197,7 +199,7 @@ def exhaustive(settings, *, seconds=0, operations=0, as_json=False, reproducer=N
     started = time.monotonic()
 
     def step(task, p):
-        progress.show(task.name, p.operations, p.states, p.depth, time.monotonic() - started, seconds)
+        progress.show(task.name, p.operations, p.states, p.depth, p.covered, time.monotonic() - started, seconds)
 
     runner = tasks.Runner(settings, step)
     for i in range(len(settings.pairs)):

@@ -78,6 +78,8 @@ class Plan:
         self.seconds, self.round, self.turn, self.leads = 0.0, 0, 0, []
         self.names = [(machine, n, mode) for machine in self.machines for n in self.vcpus for mode in ("random", "exhaustive")]
         self.lanes, self.closed, self.failed = [None] * len(self.names), {}, {}
+        #: Seconds that each lane took.
+        self.spent = [0.0] * len(self.names)
         self.seen = Seen()
 
     # -- lanes
@@ -151,7 +153,11 @@ class Plan:
                 self._next()
                 continue
             size = SLICES[min(self.round, len(SLICES) - 1)]
-            result = self.lane(i).step(size if self.names[i][2] == "random" else min(size, EXHAUSTIVE_SLICE))
+            started = time.monotonic()
+            try:
+                result = self.lane(i).step(size if self.names[i][2] == "random" else min(size, EXHAUSTIVE_SLICE))
+            finally:
+                self.spent[i] += time.monotonic() - started
             if result > 0:
                 self._note(i, result)
             elif result < 0:
@@ -197,7 +203,8 @@ class Plan:
         head = {"format": FORMAT, "sources": cache.key(__file__, PATCH.text),
                 "settings": {"rules": self.rules, "seed": self.seed, "machines": self.machines, "vcpus": self.vcpus,
                              "aside": self.aside, "share": self.share, "length": self.length},
-                "seconds": self.seconds, "round": self.round, "turn": self.turn, "closed": self.closed, "failed": self.failed,
+                "seconds": self.seconds, "spent": self.spent, "round": self.round, "turn": self.turn, "closed": self.closed,
+                "failed": self.failed,
                 "leads": [vars(lead) for lead in self.leads],
                 "lanes": [lane and [len(table) for table in lane] for lane in lanes],
                 "tables": len(tables), "digests": len(digests), "sum": zlib.crc32(digests, zlib.crc32(tables))}
@@ -217,7 +224,7 @@ class Plan:
         except (ValueError, KeyError, TypeError, zlib.error):
             raise PlanError("this is not a saved plan, or damaged") from None
         plan = cls(progress=progress, **head["settings"])
-        plan.seconds, plan.round, plan.turn = head["seconds"], head["round"], head["turn"]
+        plan.seconds, plan.spent, plan.round, plan.turn = head["seconds"], head["spent"], head["round"], head["turn"]
         plan.closed = {int(i): why for i, why in head["closed"].items()}
         plan.failed = {int(i): count for i, count in head["failed"].items()}
         plan.leads = [Lead(**dict(lead, rows=[tuple(row) for row in lead["rows"]])) for lead in head["leads"]]

@@ -24,7 +24,7 @@ from .geometry import MACHINES
 #: Rooms whose sources decide the result of a task.
 ROOMS = ("x86", "state", "mmu", "rules", "vm", "oracle", "checker")
 #: Operations of a task: ten seconds or more.
-OPERATIONS = 3_000_000 if JIT else 4_000
+OPERATIONS = 5_000_000 if JIT else 4_000
 
 
 class SettingsError(Exception):

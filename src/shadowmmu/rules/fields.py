@@ -22,6 +22,8 @@ FIELDS = {
                        "`mmio-resync` aside",
     "pae_root_unseen": "a PAE guest's root is made although the page behind CR3 has no memslot; no kernel does so, it is what "
                        "the checker puts in place to set `pae-root` aside",
+    "set_spte_looks_at_gfn": "mmu_set_spte drops an entry that maps the same page for another gfn; no kernel does so, it is what "
+                             "the checker puts in place to set `alias-rmap` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
     "role_ignores": "bits of the page role that no comparison of roles looks at: 0 in every kernel; the role audit of the museum "
                     "leaves out one bit at a time",
