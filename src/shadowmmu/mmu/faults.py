@@ -245,7 +245,7 @@ def get_child_sp(vm, vcpu, sptep, gfn, direct, access):
         rules = state.rules(vm)
         child = state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte)))
         if (not rules.child_gfn_must_match or child.gfn == gfn) and \
-                (not rules.child_role_must_match or child.role == role):
+                (not rules.child_role_must_match or not roles.differ(vm, child.role, role)):
             return EEXIST
     i = shadow_pages.get(vm, vcpu, gfn, role)
     return i if i >= 0 else NOT_A_PAGE
