@@ -20,7 +20,7 @@ from ...vm.machine import signed
 from ...x86.bits import CR4_LA57, CR4_PKE, EFER_SVME
 from . import exits as svm
 from . import fast_path, guest_memory, quick
-from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
+from .cpuid import EFER, HWCR, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid, machine_check_refuses
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
@@ -660,6 +660,8 @@ class KvmRun:
         if self.nested is not None and index in (HSAVE_PA, VM_CR):
             return self.nested.write_msr(index, value)
         if index in self.msrs:
+            if machine_check_refuses(index, value, self.msrs[HWCR]):
+                return True
             self.msrs[index] = value
             if index == TSC_AUX:
                 self.quick_cells[quick.TSC_AUX] = value
