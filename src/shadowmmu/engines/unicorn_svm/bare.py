@@ -25,6 +25,7 @@ class BareRun(KvmRun):
         store = self.vm.store
         offset, _ = store.tables["ram"]
         self.hardware.map_ram(0, store.address + offset, self.vm.view.n_hva << 12)
+        self.hardware.watch_code(0, self.vm.view.n_hva << 12)
         for gpa, size in self.platform.mmio_regions():
             end = min(gpa + size, MMIO_LIMIT)
             if end > gpa:

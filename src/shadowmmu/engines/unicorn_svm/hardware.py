@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import exits as ex
-from . import hooks, quick, signals
+from . import code_pages, hooks, quick, signals
 from . import offsets as o
+from .code_pages import CodePages
 from .errors import EngineError
 
 ES, CS, SS, DS, FS, GS = range(6)
@@ -174,6 +175,8 @@ class SvmHardware:
         self._cpuid = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32,
                                        *[ctypes.POINTER(ctypes.c_uint32)] * 4)(functions["cpu_x86_cpuid"])
 
+        self._page_walker = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
+        self._code_pages = None
         self._private = (1 << max_phys_bits) - PRIVATE_SIZE
         self._map_private()
         self._make_control_block()
@@ -231,6 +234,16 @@ class SvmHardware:
         """Drop all translated code and what is known of its blocks; outside `run` only."""
         self._uc.ctl_flush_tb()
         self._count_table[:] = 0
+        if self._code_pages is not None:
+            self._code_pages.clear()
+            self.flush_tlb()
+
+    def watch_code(self, hpa, length):
+        """Watch the stores to these pages by whether code was fetched from them, not by their mapping (`code_pages`)."""
+        self._code_pages = CodePages(hpa, length, self._page_walker.value, self.flush_tlb_address)
+        self._cells[hooks.CODE_WATCH] = self._code_pages.block
+        self._page_walker.value = code_pages.on_tlb_fill.address
+        self.flush_tlb()
 
     @property
     def cells(self):
@@ -587,9 +600,10 @@ class SvmHardware:
 
     def _replace_page_walker(self, address):
         """From now on the engine's TLB misses go to `address`, which finds the control block through the CPU."""
-        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
-        word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
-        word.value = address
+        if self._code_pages is None:
+            self._page_walker.value = address
+        else:
+            self._code_pages.set_walker(address)
 
     def intercept_msr(self, index, read=True, write=True):
         """Choose whether RDMSR and WRMSR of one MSR exit. Raises EngineError outside the bitmap's ranges."""
@@ -823,6 +837,7 @@ class SvmHardware:
     def _enter_guest_mode(self):
         env32 = self._env32
         self._env64[o.VM_VMCB // 8] = self._private
+        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data   # where a page walker finds the control block
         mask = 0
         for code in DEFAULT_INTERCEPTS:
             mask |= 1 << (code - 0x60)
@@ -861,6 +876,7 @@ class SvmHardware:
         self.run(seen.append)
         if seen != [ex.HLT] or self.rip != at + 2:
             raise EngineError(f"unicorn {o.SUPPORTED_VERSION} did not make an SVM exit of HLT (got {seen})")
+        o.verify_tlb(self.state, at, at, self._vmcb_address + 0x4000)
         self.rip = 0
         self._cells[hooks.COUNT] = self._cells[hooks.EXITS] = 0
         self.set_segment(CS, 0, 0, 0xFFFF, 0x9B00)

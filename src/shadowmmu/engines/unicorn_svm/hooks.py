@@ -65,7 +65,9 @@ from . import quick
  COUNT_WALK, COUNT_ARGUMENT, ENGINE_WALKER,
  # exits answered without Python (module quick)
  QUICK,
- CELLS) = range(72)
+ # which pages hold code (module code_pages)
+ CODE_WATCH,
+ CELLS) = range(73)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4

@@ -133,6 +133,7 @@ class KvmRun:
         for table, pfn in (("spt", view.shadow_pfn), ("ram", view.ram_pfn)):
             offset, length = store.tables[table]
             self.hardware.map_ram(pfn << 12, base + offset, -(-length // 4096) * 4096)
+        self.hardware.watch_code(view.ram_pfn << 12, length)
 
     def _install_fast_path(self):
         block = (ctypes.c_int64 * fast_path.CELLS)()
