@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import exits as ex
 from . import code_pages, hooks, quick, signals
+from . import exits as ex
 from . import offsets as o
 from .code_pages import CodePages
 from .errors import EngineError
