@@ -175,7 +175,7 @@ def one_run(variant, kernel, initrd, forks, extra, show, timeout):
     code = process.wait()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code or "done" not in marks:
-        raise Failed(f"{''.join(lines[-40:])}linux-demo: variant {variant}: the guest did not end as it should (exit code {code})")
+        raise Failed(f"{''.join(lines[-40:])}linux-demo: {variant}: the guest did not end as it should (exit code {code})")
     text = "".join(lines)
     console, _, report = text.partition(END)
     count = re.search(r"guest instructions +([0-9,]+)", report)
