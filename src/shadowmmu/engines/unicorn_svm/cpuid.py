@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """CPUID and MSRs as the guest sees them: the engine's CPU with what the MMU adds, and without what nobody here emulates.
 
-    leaf 1       ECX: PCID by choice; x2APIC, MONITOR, OSXSAVE hidden or computed; hypervisor bit clear; no RDRAND
-    leaf 7       EBX: INVPCID with PCID; no RDSEED;  SMEP, SMAP as the engine has them;  ECX: LA57 by choice, PKU hidden
+    leaf 1       ECX: PCID by choice; x2APIC, MONITOR, OSXSAVE hidden or computed; hypervisor bit clear
+    leaf 7       EBX: INVPCID with PCID;  SMEP, SMAP as the engine has them;  ECX: LA57 by choice, PKU hidden
     80000001     ECX: SVM by choice
     8000000A     SVM's features by choice
     80000008     EAX: MAXPHYADDR of the vCPU
-
-The engine seeds its RDRAND from the host: a guest that uses it never runs twice alike.
 """
 
 from ...x86.bits import CR4_OSXSAVE
 
-PCID, X2APIC, MONITOR, OSXSAVE, RDRAND, HYPERVISOR = 1 << 17, 1 << 21, 1 << 3, 1 << 27, 1 << 30, 1 << 31
-RDSEED, INVPCID, LA57, PKU, OSPKE = 1 << 18, 1 << 10, 1 << 16, 1 << 3, 1 << 4
+PCID, X2APIC, MONITOR, OSXSAVE, HYPERVISOR = 1 << 17, 1 << 21, 1 << 3, 1 << 27, 1 << 31
+INVPCID, LA57, PKU, OSPKE = 1 << 10, 1 << 16, 1 << 3, 1 << 4
 SVM = 1 << 2
 #: EDX of leaf 8000000A: nested paging, VMCB clean bits, FLUSHBYASID, the address check of SVM instructions.
 SVM_NPT, SVM_CLEAN_BITS, SVM_FLUSHBYASID, SVM_ADDRESS_CHECK = 1, 1 << 5, 1 << 6, 1 << 28
@@ -24,11 +22,11 @@ def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False, svm=False, svm_fea
     eax, ebx, ecx, edx = hardware.native_cpuid(leaf, subleaf)
     pcid = vcpu.record.has_pcid
     if leaf == 1:
-        ecx = (ecx & ~(X2APIC | MONITOR | OSXSAVE | RDRAND | HYPERVISOR | PCID)) | (PCID if pcid else 0)
+        ecx = (ecx & ~(X2APIC | MONITOR | OSXSAVE | HYPERVISOR | PCID)) | (PCID if pcid else 0)
         if vcpu.cr4 & CR4_OSXSAVE:
             ecx |= OSXSAVE
     elif leaf == 7 and subleaf == 0:
-        ebx = ebx & ~(INVPCID | RDSEED) | (INVPCID if pcid else 0)
+        ebx = ebx & ~INVPCID | (INVPCID if pcid else 0)
         ecx = ecx & ~(PKU | OSPKE | LA57) | (LA57 if la57 else 0)
     elif leaf == 0x80000001:
         ecx = ecx & ~SVM | (SVM if svm else 0)
@@ -49,7 +47,7 @@ PLAIN_MSRS = {
     0x8B: 0x1000065,            # microcode revision
     0xFE: 0x508, 0x2FF: 0x800,  # MTRR capabilities, default type
     0x277: 0x0007040600070406,  # PAT
-    0x179: 0x20, 0x17A: 0, 0x1D9: 0, 0x1A0: 1, 0x3B: 0, 0x48: 0, 0x49: 0, 0x122: 0, 0x140: 0,
+    0x179: 0x20, 0x17A: 0, 0x1D9: 0, 0x1A0: 1, 0x3B: 0, 0x122: 0, 0x140: 0,
     0xC0000103: 0,              # TSC_AUX
     0xC0010010: 0, 0xC0010015: 0x1000010, 0xC001001F: 0, 0xC0010055: 0, 0xC0010114: 0, 0xC0010117: 0,
     0xC0010140: 0, 0xC0010141: 0, 0xC0011029: 2,

@@ -219,8 +219,8 @@ def exit_handler(block):
     if code == svm.PAGE_FAULT:
         return page_fault(block, vm, vcpu, env, control)
     kind = operand.code_kind(env)
-    if load64(block + 8 * PLAIN) == 0 or kind == operand.OTHER_CODE or vcpu.guest_mode:
-        return 0    # what L2 does may be L1's to see
+    if load64(block + 8 * PLAIN) == 0 or kind == operand.OTHER_CODE or vcpu.guest_mode or load64(env + o.EFLAGS) & hooks.TRAP:
+        return 0    # what L2 does may be L1's to see; a single step ends in a trap
     if code == svm.INVLPG:
         return invlpg(block, vm, vcpu, env, control, kind)
     return mov_cr3(block, vm, vcpu, env, control, kind)

@@ -36,6 +36,7 @@ EFER_LMA, EFER_NXE, EFER_SVME = 1 << 10, 1 << 11, 1 << 12
 EFER_TRANSLATION = EFER_LMA | EFER_NXE
 
 RFLAGS_RF = 1 << 16
+DR7_FIXED = 0x400
 DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
@@ -120,7 +121,7 @@ class SvmHardware:
     `instruction_count`).
 
     Attributes for everyone: `gpr` (16 writable 64-bit words in x86 order RAX RCX RDX RBX RSP RBP RSI RDI
-    R8..R15), `dr` (8 words), `exception_intercepts` (mask of vectors that exit; the others are delivered to
+    R8..R15), `dr` (8 words; written with `write_dr`), `exception_intercepts` (mask of vectors that exit; the others are delivered to
     the guest inside the engine).
 
     For compiled code: `cpu_address` is the argument of `void f(int64)` at `flush_tlb_address` and the first
@@ -177,6 +178,10 @@ class SvmHardware:
 
         self._page_walker = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
         self._code_pages = None
+        self._set_dr = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)(functions["helper_set_dr"])
+        self._update_dr7 = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32)(functions["cpu_x86_update_dr7"])
+
+        o.hide_features(self.state, self.native_cpuid)
         self._private = (1 << max_phys_bits) - PRIVATE_SIZE
         self._map_private()
         self._make_control_block()
@@ -327,6 +332,15 @@ class SvmHardware:
     def cr2(self, value):
         self._env64[o.CR // 8 + 2] = value
 
+    def write_dr(self, number, value):
+        """Set DR0..DR3, DR6 or DR7 and with it the engine's breakpoints; reading `dr` needs no call."""
+        if number == 7:
+            self._update_dr7(self.env_address, value)
+        elif number == 6:
+            self.dr[6] = value
+        else:
+            self._set_dr(self.env_address, number, value)
+
     @property
     def cpl(self):
         """Current privilege level."""
@@ -425,12 +439,16 @@ class SvmHardware:
         raw = context[40:]
         if len(raw) != o.VM_VMCB:
             raise EngineError("this context was not saved by the same engine version")
+        self._update_dr7(self.env_address, DR7_FIXED)
         ctypes.memmove(self.env_address, raw, o.BREAKPOINTS)
         ctypes.memmove(self.env_address + o.OLD_EXCEPTION, raw[o.OLD_EXCEPTION:], o.VM_VMCB - o.OLD_EXCEPTION)
         for cell, value in zip((hooks.EVENT_PENDING, hooks.EVENT_INFO, hooks.EVENT_ERROR, hooks.EVENT_LENGTH),
                                event):
             self._cells[cell] = value
         self.rflags = flags
+        # the breakpoints that DR7 asks for are not part of the context
+        dr7, self.dr[7] = self.dr[7], DR7_FIXED
+        self._update_dr7(self.env_address, dr7)
         self.flush_tlb()
 
     # Exits and events -------------------------------------------------------------------------------------
@@ -668,8 +686,7 @@ class SvmHardware:
             cell = block_address + 8 * quick.LIMIT_AT
             ctypes.c_int64.from_address(cell).value = self._control.ctypes.data + 8 * hooks.LIMIT
         self._cells[hooks.QUICK] = block_address
-        for code in (ex.RDTSC, ex.RDTSCP):
-            self.intercept(code, block_address != 0)
+        self.intercept(ex.RDTSC, block_address != 0)
 
     def limit_run(self, count):
         """End the current `run` at this instruction count, if that is earlier than its budget."""

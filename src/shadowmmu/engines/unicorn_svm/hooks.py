@@ -75,6 +75,7 @@ LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
 MAX_INSTRUCTION = 15
 COUNT_TABLE_BITS = 14  # translated blocks remembered for counting
 PAGE = 4096
+TRAP = 1 << 8  # EFLAGS.TF: who completes an instruction has to raise #DB after it; Python does
 
 
 @native
@@ -341,6 +342,8 @@ def quick_exit(control, env, code):
     """Exits that `quick` can answer; 1 when the guest may go on."""
     block = get(control, QUICK)
     enabled = quick.cell(block, quick.ENABLED)
+    if load64(env + o.EFLAGS) & TRAP:
+        return 0
     if code == ex.IOIO and enabled:
         size = get(control, IO_SIZE)
         value = quick.port(block, get(control, IO_PORT), size, get(control, IO_IN), get(control, IO_VALUE))
@@ -350,10 +353,12 @@ def quick_exit(control, env, code):
         complete_io(control, env)
         quick.pass_time(block, quick.cell(block, quick.IO_TIME))
         quick.set_cell(block, quick.TAKEN_IO, quick.cell(block, quick.TAKEN_IO) + 1)
-    elif code == ex.RDTSC or code == ex.RDTSCP or code == ex.CPUID and enabled:
+    elif code == ex.RDTSC or code == ex.CPUID and enabled:
         fetch_instruction(control, env)
-        length = prefix_length(control, env) + (3 if code == ex.RDTSCP else 2)
-        if quick.take(block, env, code, get(control, COUNT), length) == 0:
+        prefixes = prefix_length(control, env)
+        # 0f 31, 0f a2, and 0f 01 f9 (RDTSCP), which the engine reports as RDTSC
+        with_aux = load8(control + 8 * CODE_0 + prefixes + 1) == 0x01
+        if quick.take(block, env, code, get(control, COUNT), prefixes + (3 if with_aux else 2), with_aux) == 0:
             return 0
     else:
         return 0

@@ -31,8 +31,12 @@ U64 = (1 << 64) - 1
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
-RFLAGS_IF = 1 << 9
-BP, OF, UD, DF = 3, 4, 6, 8
+RFLAGS_TF, RFLAGS_IF = 1 << 8, 1 << 9
+DB, BP, OF, UD, DF = 1, 3, 4, 6, 8
+CR4_DE = 1 << 3
+#: DR6: breakpoints 0..3, general detect, single step; what can be written (KVM's, without RTM); what reads as 1.
+DR6_TRAPS, DR6_BD, DR6_BS, DR6_VOLATILE, DR6_FIXED = 0xF, 1 << 13, 1 << 14, 0xE00F, 0xFFFF0FF0
+DR7_GD, DR7_VOLATILE, DR7_FIXED = 1 << 13, 0xFFFF2BFF, 0x400
 #: KVM_EPERM, KVM_ENOSYS as hypercalls return them.
 EPERM, ENOSYS = -1, -1000
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
@@ -197,6 +201,8 @@ class KvmRun:
         hw.rip = e.rip
         hw.rflags = e.rflags
         self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=e.pcid)
+        # a guest sees no more than its host has
+        self.vm.set_host_maxphyaddr(max(self.maxphyaddr, self.profile.maxphyaddr))
         # what CPUID does not show CR4 must not take; KVM never offers PKU with shadow paging
         hidden = CR4_PKE if self.la57 else CR4_PKE | CR4_LA57
         self.vcpu.record.cr4_reserved = signed(self.vcpu.record.cr4_reserved | hidden)
@@ -341,10 +347,6 @@ class KvmRun:
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
         self._serial_output()
-        if code == svm.RDTSCP:
-            # only refused: by CR4.TSD
-            calls.queue_exception(self.vm.handle, self.vcpu.index, 13, 1, 0)
-            return self._enter_again()
         if verdict != fast_path.UNTOUCHED:
             self.exits[code] += int(code in (svm.PAGE_FAULT, svm.NPF))   # the others are in the block's counts
             if verdict == fast_path.ENTER_ONLY:
@@ -390,9 +392,17 @@ class KvmRun:
             if self.nested.wants(code, info1):
                 self.nested.reflect(code, info1, info2)
                 return self._enter_again()
+        stepping, rip = hw.rflags & RFLAGS_TF, hw.rip
         if not self._handle(code):
             return False
+        if stepping and hw.rip != rip and not (r.exception_pending or r.exception_injected):
+            self._single_step()
         return self._enter_again()
+
+    def _single_step(self):
+        """kvm_vcpu_do_singlestep: an instruction that was completed here ends in a trap."""
+        self.hardware.write_dr(6, self.hardware.dr[6] & ~DR6_TRAPS | DR6_BS)
+        self._queue(DB)
 
     def _tick(self):
         """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
@@ -492,7 +502,7 @@ class KvmRun:
         if svm.EXCEPTION <= code < svm.EXCEPTION + 32:
             return self._exception(code - svm.EXCEPTION)
         if 0x20 <= code < 0x40:
-            return self._debug_register()
+            return self._debug_register(code)
         if code in TABLE_LOADS:
             return self._load_table(TABLE_LOADS[code])
         if self.nested is not None and code in self._NESTED:
@@ -621,8 +631,31 @@ class KvmRun:
         top = 56 if self.vcpu.cr4 & CR4_LA57 else 47
         return address >> top in (0, (1 << 64 - top) - 1)
 
-    def _debug_register(self):
-        return self._emulate()
+    def _debug_register(self, code):
+        """MOV DRn: kvm_set_dr, kvm_get_dr, after the CPU's own check of DR7.GD."""
+        hw = self.hardware
+        if not self.profile.decode_assists:
+            return self._emulate()
+        _, _, instruction = self.emulator.peek()
+        number, write = code & 15, code & 0x10
+        if hw.dr[7] & DR7_GD:
+            hw.write_dr(6, hw.dr[6] & ~DR6_TRAPS | DR6_BD)
+            hw.write_dr(7, hw.dr[7] & ~DR7_GD)
+            return self._queue(DB)
+        if number in (4, 5):
+            if self.vcpu.cr4 & CR4_DE:
+                return self._queue(UD)
+            number += 2
+        if not write:
+            self.emulator.cr_target(instruction, hw.dr[number])
+            return self._skip(instruction.size)
+        value = self.emulator.cr_source(instruction)
+        if number >= 6:
+            if value >> 32:
+                return self._queue(13, 0)
+            value = value & DR6_VOLATILE | DR6_FIXED if number == 6 else value & DR7_VOLATILE | DR7_FIXED
+        hw.write_dr(number, value)
+        return self._skip(instruction.size)
 
     def _invlpg(self):
         if not self.profile.decode_assists:
@@ -739,10 +772,15 @@ class KvmRun:
         return self._queue(vector, error if vector in (8, 10, 11, 12, 13, 17) else None)
 
     def _undefined(self):
-        """#UD: INVPCID, which this CPU does not know, is emulated; the rest is the guest's."""
+        """#UD: what this CPU does not know, INVPCID and ICEBP, is done here; the rest is the guest's."""
         _, code, instruction = self.emulator.peek()
-        if instruction is not None and instruction.mnemonic == "invpcid" and self.vcpu.record.has_pcid:
+        name = instruction.mnemonic if instruction is not None else ""
+        if name == "invpcid" and self.vcpu.record.has_pcid:
             return self._invpcid(instruction)
+        if name == "int1":
+            # a #DB that pushes the next address and says nothing in DR6
+            self.hardware.skip_instruction(instruction.size)
+            return self._queue(DB)
         return self._queue(UD)
 
     def _invpcid(self, instruction):

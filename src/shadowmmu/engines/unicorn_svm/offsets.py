@@ -136,6 +136,8 @@ _FUNCTIONS = (
     "qemu_ram_addr_from_host",
     "x86_cpu_tlb_fill",
     "tlb_set_page",
+    "helper_set_dr",
+    "cpu_x86_update_dr7",
 )
 
 
@@ -268,6 +270,35 @@ def _verify_layout(uc, lib, handle, cpu, env):
     if ctypes.c_uint32.from_address(env + SYSENTER_CS).value != 0x4321:
         refuse("SYSENTER_CS")
     uc.msr_write(0x174, 0)
+
+
+#: Bytes of the CPU record that are searched for the CPU model's features, and words of theirs that we change (FeatureWord).
+CPU_RECORD_SIZE = 16384
+FEATURES_1_ECX, FEATURES_XSAVE = 1, 21
+OSXSAVE, RDRAND, AVX_STATE = 1 << 27, 1 << 30, 1 << 2   # OSXSAVE is no feature, it shows CR4
+
+
+def hide_features(state: EngineState, cpuid):
+    """Take what we cannot have out of the CPU model, for CPUID and for the instructions alike.
+
+    RDRAND, which the engine seeds from the host: no run would repeat.  AVX's registers in XCR0: the engine has no AVX.
+    `cpuid(leaf, subleaf)` is the model's answer.  Raises EngineError unless the words are found exactly once.
+    """
+    leaf1, leaf7 = cpuid(1, 0), cpuid(7, 0)
+    wanted = struct.pack("<4Q", leaf1[3], leaf1[2] & ~OSXSAVE, leaf7[1], leaf7[2])
+    with open("/proc/self/mem", "rb", 0) as memory:
+        memory.seek(state.env)
+        data = memory.read(CPU_RECORD_SIZE)
+    if data.count(wanted) != 1:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs ({data.count(wanted)} places look like the CPU's "
+                          "features)")
+    words = (ctypes.c_uint64 * (FEATURES_XSAVE + 1)).from_address(state.env + data.index(wanted))
+    if words[FEATURES_XSAVE] != cpuid(0xD, 0)[0]:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (XSAVE features)")
+    words[FEATURES_1_ECX] &= ~RDRAND
+    words[FEATURES_XSAVE] &= ~AVX_STATE
+    if cpuid(1, 0)[2] & RDRAND or cpuid(0xD, 0)[0] & AVX_STATE:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (features do not change)")
 
 
 def verify_tlb(state: EngineState, gva, hpa, host):
