@@ -78,6 +78,8 @@ class Platform:
     #: ns that a port access takes; first port of the serial port, or -1.
     io_time = 0
     serial_base = -1
+    #: gpa of the local APIC, or None.
+    apic_base: int | None = None
 
     def claimed_ports(self) -> range | set[int]:
         """Ports that must be asked; the others read all ones and ignore writes."""
@@ -178,6 +180,7 @@ class PcPlatform(Platform):
     name = "pc"
     io_time = IO_TIME
     serial_base = uart.BASE
+    apic_base = lapic.BASE
 
     def __init__(self, memory_size, **callbacks) -> None:
         super().__init__(memory_size, **callbacks)

@@ -19,7 +19,8 @@ import ctypes
 
 import numpy as np
 
-from ...state.foreign import call1, call7, callback, load8, load64, native, store8, store64
+from ...state.foreign import call1, call4, call7, callback, load8, load64, native, store8, store64
+from . import exits as ex
 from . import hooks
 from . import offsets as o
 
@@ -70,6 +71,11 @@ def first_fetch(block, cpu, address, index):
 def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
     """CPUClass.tlb_fill around another one."""
     control = load64(cpu + o.CPU_ENV + o.NESTED_CR3)
+    root = hooks.get(control, hooks.ROOT)
+    if root != hooks.ANY_ROOT and root != load64(cpu + o.CPU_ENV + o.CR + 24):
+        # only a hardware task switch loads CR3 without an exit; nothing was accessed through it yet
+        store64(cpu + o.CPU_ENV + o.CR + 24, root)
+        call4(hooks.get(control, hooks.CPU_VMEXIT), cpu + o.CPU_ENV, ex.TASK_SWITCH, 0, retaddr)
     block = hooks.get(control, hooks.CODE_WATCH)
     walker = load64(block + 8 * WALKER)
     filled = call7(walker, cpu, address, size, kind, index, probe & 0xFF, retaddr) & 0xFF

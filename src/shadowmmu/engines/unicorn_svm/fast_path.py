@@ -31,11 +31,13 @@ MOV_CR = -(1 << 63)
 
 
 @core
-def flush_hardware(vcpu, env, cpu, flush_tlb, flush_page, always):
+def flush_hardware(vcpu, env, control, flush_tlb, flush_page, always):
     """Do what the MMU asked of the hardware; load the root."""
+    cpu = hooks.get(control, hooks.CPU)
     root = vcpu.hw_root & ~0xFFF
     changed = load64(env + o.CR + 24) != root
     store64(env + o.CR + 24, root)
+    hooks.put(control, hooks.ROOT, root)
     # the engine's TLB has no PCIDs: another root means another TLB
     if vcpu.hw_flush or changed or always:
         call1(flush_tlb, cpu)
@@ -107,7 +109,7 @@ def enter_again(block, vm, vcpu, env, control):
         hooks.put(control, hooks.EVENT_LENGTH, 0)
         hooks.put(control, hooks.EVENT_PENDING, 1)
         store64(env + o.CR + 16, vcpu.cr2)
-    flush_hardware(vcpu, env, hooks.get(control, hooks.CPU), load64(block + 8 * FLUSH_TLB),
+    flush_hardware(vcpu, env, control, load64(block + 8 * FLUSH_TLB),
                    load64(block + 8 * FLUSH_PAGE), load64(block + 8 * WORLD_SWITCH))
     store64(block + 8 * VERDICT, UNTOUCHED)
     return 1

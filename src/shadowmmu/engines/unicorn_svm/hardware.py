@@ -260,6 +260,8 @@ class SvmHardware:
     def load_root(self, hpa):
         """Set hardware CR3 to the root page at `hpa`. The TLB is left alone: the caller decides on flushes."""
         self._env64[o.CR // 8 + 3] = hpa
+        if self._cells[hooks.ROOT] != hooks.ANY_ROOT:
+            self._cells[hooks.ROOT] = hpa
 
     def set_mode(self, cr0, cr4, efer):
         """Set the *hardware* control registers; SVME is added to EFER.
@@ -604,6 +606,7 @@ class SvmHardware:
                             (hooks.TLB_SET_PAGE, self.state.functions["tlb_set_page"])):
             cells[cell] = value
         cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
+        cells[hooks.ROOT] = hooks.ANY_ROOT
         self._replace_page_walker(hooks.on_tlb_fill.address)
         self.intercept_cr(3, False, False)
         self.intercept(ex.INVLPG, False)

@@ -67,11 +67,14 @@ from . import quick
  QUICK,
  # which pages hold code (module code_pages)
  CODE_WATCH,
- CELLS) = range(73)
+ # CR3 as we loaded it, or ANY_ROOT
+ ROOT,
+ CELLS) = range(74)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
 
+ANY_ROOT = -1
 MAX_INSTRUCTION = 15
 COUNT_TABLE_BITS = 14  # translated blocks remembered for counting
 PAGE = 4096
@@ -289,6 +292,18 @@ def is_prefetch_fault(control, env, cpu, address, error):
 
 
 @native
+def is_edge_fault(control, env, cpu):
+    """The same for a #GP in the last page before the non-canonical addresses, where translating ahead ends in one."""
+    rip = load64(env + o.EIP)
+    above = (rip & -PAGE) + PAGE
+    if load32(env + o.HFLAGS) & o.HF_CS64 == 0 or above != 1 << 47 and above != 1 << 56 or get(control, PREFETCH_RIP) == rip:
+        return False
+    put(control, PREFETCH_RIP, rip)
+    store32(cpu + o.CPU_CFLAGS_NEXT_TB, 1)
+    return True
+
+
+@native
 def complete_io(control, env):
     """Finish a non-string IN or OUT after Python looked at it."""
     if get(control, IO_IN):
@@ -396,6 +411,8 @@ def on_interrupt(uc, number, control):
     if (code == ex.PAGE_FAULT or code == ex.NPF) and interrupted & ex.EVENT_VALID == 0:
         if is_prefetch_fault(control, env, cpu, linear, error):
             return
+    if code == ex.EXCEPTION + 13 and interrupted & ex.EVENT_VALID == 0 and is_edge_fault(control, env, cpu):
+        return
     put(control, PREFETCH_RIP, -1)
     put(control, EXITS, get(control, EXITS) + 1)
     emulable = 0

@@ -31,6 +31,7 @@ U64 = (1 << 64) - 1
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
+APIC_TPR = 0x80
 RFLAGS_TF, RFLAGS_IF = 1 << 8, 1 << 9
 DB, BP, OF, UD, DF = 1, 3, 4, 6, 8
 CR4_DE = 1 << 3
@@ -39,6 +40,7 @@ DR6_TRAPS, DR6_BD, DR6_BS, DR6_VOLATILE, DR6_FIXED = 0xF, 1 << 13, 1 << 14, 0xE0
 DR7_GD, DR7_VOLATILE, DR7_FIXED = 1 << 13, 0xFFFF2BFF, 0x400
 #: KVM_EPERM, KVM_ENOSYS as hypercalls return them.
 EPERM, ENOSYS = -1, -1000
+VAPIC_POLL_IRQ = 1
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Exits for the loads of descriptor table registers.
@@ -809,12 +811,12 @@ class KvmRun:
         return True
 
     def _hypercall(self):
-        """kvm_emulate_hypercall: none is offered here."""
+        """kvm_emulate_hypercall: only the one that does nothing is offered here."""
         hw = self.hardware
         mask = U64 if self.emulator.code_bits() == 64 else 0xFFFFFFFF
         nr, *arguments = (hw.gpr[i] & mask for i in (0, 3, 1, 2, 6))
         self.vm.emit(events.HYPERCALL, nr, *arguments)
-        hw.gpr[0] = (EPERM if hw.cpl else ENOSYS) & mask
+        hw.gpr[0] = (EPERM if hw.cpl else 0 if nr == VAPIC_POLL_IRQ else ENOSYS) & mask
         self.vcpu.record.stat[counters.HYPERCALLS] += 1
         return self._skip(3)
 
@@ -836,6 +838,31 @@ class KvmRun:
 
     def mmio_write(self, gpa, size, value):
         self.platform.mmio_write(gpa, size, value)
+
+    def port_read(self, port, size):
+        """IN of an emulated INS."""
+        self._pass_time(self.platform.io_time)
+        return self.platform.io_read(port, size)
+
+    def port_write(self, port, size, value):
+        """OUT of an emulated OUTS."""
+        self._pass_time(self.platform.io_time)
+        self.platform.io_write(port, size, value)
+
+    @property
+    def task_priority(self):
+        """CR8: bits 7..4 of the local APIC's TPR, or a register of its own without one."""
+        if self.platform.apic_base is None:
+            return self._cr8
+        return self.platform.mmio_read(self.platform.apic_base + APIC_TPR, 4) >> 4
+
+    @task_priority.setter
+    def task_priority(self, value):
+        self._cr8 = value
+        if self.platform.apic_base is not None:
+            self.platform.mmio_write(self.platform.apic_base + APIC_TPR, 4, value << 4)
+
+    _cr8 = 0
 
     def ram_written(self, offset, size):
         """Emulation stored into RAM: translated code made from it is stale."""
