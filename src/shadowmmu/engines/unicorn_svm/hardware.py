@@ -448,6 +448,7 @@ class SvmHardware:
                                event):
             self._cells[cell] = value
         self.rflags = flags
+        self.load_root(self.root)
         # the breakpoints that DR7 asks for are not part of the context
         dr7, self.dr[7] = self.dr[7], DR7_FIXED
         self._update_dr7(self.env_address, dr7)

@@ -133,6 +133,11 @@ class KvmRun:
 
     # -- set-up
 
+    @property
+    def fast_cells(self):
+        """The fast path's block, for snapshots."""
+        return self._block
+
     def _map_memory(self):
         store, view = self.vm.store, self.vm.view
         base = store.address
@@ -439,11 +444,15 @@ class KvmRun:
             self._drain()
         if not self._within_limits():
             return False
-        self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
+        self._show_serial()
         wait = self.platform.next_event()
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
         return self._enter()
+
+    def _show_serial(self):
+        """Let compiled code answer for the serial port while it only transmits."""
+        self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
 
     def _cr0_is_real(self):
         return self._mode is not None and self._mode[0] == self.vcpu.cr0
@@ -853,16 +862,17 @@ class KvmRun:
     def task_priority(self):
         """CR8: bits 7..4 of the local APIC's TPR, or a register of its own without one."""
         if self.platform.apic_base is None:
-            return self._cr8
+            return self.cr8
         return self.platform.mmio_read(self.platform.apic_base + APIC_TPR, 4) >> 4
 
     @task_priority.setter
     def task_priority(self, value):
-        self._cr8 = value
+        self.cr8 = value
         if self.platform.apic_base is not None:
             self.platform.mmio_write(self.platform.apic_base + APIC_TPR, 4, value << 4)
 
-    _cr8 = 0
+    #: CR8 of a machine without a local APIC.
+    cr8 = 0
 
     def ram_written(self, offset, size):
         """Emulation stored into RAM: translated code made from it is stale."""
@@ -907,6 +917,20 @@ class KvmRun:
         """The first entry; False when the guest cannot be entered."""
         self._started = time.monotonic()
         return self._enter()
+
+    def start_restored(self):
+        """Into guest mode with the state of a snapshot, which lies between two instructions: no entry, no event."""
+        self._started = time.monotonic()
+        self._load_hardware()
+        self._show_serial()
+
+    def _load_hardware(self):
+        """Control registers and root as the last entry had them."""
+        self._sync_mode()
+        self._flush()
+
+    def read_back(self):
+        """Take over from the CPU what changes without an exit: nothing, with shadow paging."""
 
     def go_on(self, until=None):
         """Run to the end, or until so many instructions have been executed, or (`stop_at_io`) the next port access."""

@@ -272,9 +272,9 @@ def _verify_layout(uc, lib, handle, cpu, env):
     uc.msr_write(0x174, 0)
 
 
-#: Bytes of the CPU record that are searched for the CPU model's features, and words of theirs that we change (FeatureWord).
-CPU_RECORD_SIZE = 16384
-FEATURES_1_ECX, FEATURES_XSAVE = 1, 21
+#: CPUX86State.features, one 64-bit word for each FeatureWord; the words that we look at or change.
+FEATURES = 5632
+FEATURES_1_EDX, FEATURES_1_ECX, FEATURES_7_EBX, FEATURES_XSAVE = 0, 1, 2, 21
 OSXSAVE, RDRAND, AVX_STATE = 1 << 27, 1 << 30, 1 << 2   # OSXSAVE is no feature, it shows CR4
 
 
@@ -282,23 +282,17 @@ def hide_features(state: EngineState, cpuid):
     """Take what we cannot have out of the CPU model, for CPUID and for the instructions alike.
 
     RDRAND, which the engine seeds from the host: no run would repeat.  AVX's registers in XCR0: the engine has no AVX.
-    `cpuid(leaf, subleaf)` is the model's answer.  Raises EngineError unless the words are found exactly once.
+    `cpuid(leaf, subleaf)` is the model's answer.  Raises EngineError unless the words are where they should be.
     """
-    leaf1, leaf7 = cpuid(1, 0), cpuid(7, 0)
-    wanted = struct.pack("<4Q", leaf1[3], leaf1[2] & ~OSXSAVE, leaf7[1], leaf7[2])
-    with open("/proc/self/mem", "rb", 0) as memory:
-        memory.seek(state.env)
-        data = memory.read(CPU_RECORD_SIZE)
-    if data.count(wanted) != 1:
-        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs ({data.count(wanted)} places look like the CPU's "
-                          "features)")
-    words = (ctypes.c_uint64 * (FEATURES_XSAVE + 1)).from_address(state.env + data.index(wanted))
-    if words[FEATURES_XSAVE] != cpuid(0xD, 0)[0]:
-        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (XSAVE features)")
+    words = (ctypes.c_uint64 * (FEATURES_XSAVE + 1)).from_address(state.env + FEATURES)
+    leaf1 = cpuid(1, 0)
+    expected = leaf1[3], leaf1[2] & ~OSXSAVE, cpuid(7, 0)[1], cpuid(0xD, 0)[0]
+    if tuple(words[i] for i in (FEATURES_1_EDX, FEATURES_1_ECX, FEATURES_7_EBX, FEATURES_XSAVE)) != expected:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (CPU features)")
     words[FEATURES_1_ECX] &= ~RDRAND
     words[FEATURES_XSAVE] &= ~AVX_STATE
     if cpuid(1, 0)[2] & RDRAND or cpuid(0xD, 0)[0] & AVX_STATE:
-        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (features do not change)")
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (CPU features do not change)")
 
 
 def verify_tlb(state: EngineState, gva, hpa, host):
