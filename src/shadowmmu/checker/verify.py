@@ -17,6 +17,7 @@ The dirty log is complete when the host's operation on it has ended.
 
 from .. import state
 from ..mmu import memslots
+from ..oracle import nested, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
 from . import architecture, invariants, known, tlb_model
@@ -25,7 +26,7 @@ from . import area as areas
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
 INVARIANT = 100
 (TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
- NOT_REFUSED) = range(1, 14)
+ NOT_REFUSED, NESTED_EXIT) = range(1, 15)
 
 #: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
 CACHE_WARNING = 25
@@ -50,8 +51,11 @@ FAILURES = {
     WARNING: ("warning", "a condition that the kernel has a WARN or BUG for (mmu/warn.py)", ("number", "", "")),
     NOT_MMIO: ("not-mmio", "an access was emulated as MMIO although no permitted translation leads to an address without "
                "memory", ("access", "", "")),
-    NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers)",
-                  ("value", "", "")),
+    NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers), or an "
+                  "EPTP was taken that must be refused (SDM vol. 3 27.2.1.1)", ("value", "", "")),
+    NESTED_EXIT: ("nested-exit", "L2 left for L1 by a fault of the nested tables that the architecture does not permit for this "
+                  "access, or with another error code or exit qualification (APM vol. 2 15.25.6; SDM vol. 3 table 28-7)",
+                  ("error code or qualification", "guest-physical address", "access")),
 }
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.told(n), ("", "", ""))
@@ -167,6 +171,16 @@ def fault_delivered(vm, area, v, gva, kind):
     if not permitted and not excused(vm, area):
         areas.fail(vm, area, FAULT, v, gva, error, vcpu.cr2, kind)
     architecture.faulted(vm, area, v, gva)
+
+
+@core
+def nested_fault(vm, area, v, gva, kind, address, error):
+    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells the page.)"""
+    permitted = address >> vm.page_shift == gva >> vm.page_shift and architecture.may_exit(vm, area, v, gva, kind, error)
+    if not permitted and not excused(vm, area):
+        areas.fail(vm, area, NESTED_EXIT, v, gva, error, address, kind)
+    if not state.vcpu(vm, v).is_amd:
+        architecture.nested_event(vm, area, v, nested.EPT_VIOLATION, architecture.cpu_of(vm, area, v)[walker.TAG], gva)
 
 
 @core

@@ -21,8 +21,10 @@ Sections are of the SDM, vol. 3 (chapter 29, before 2022: 28), and of the APM, v
 
 from ..state import core
 from ..x86.bits import CR0_PG, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_SMAP, FRAME_MASK, NX, PT_DIRTY, PT_GLOBAL, PT_USER, PT_WRITABLE
-from . import tlb, walker
+from . import ept, tlb, walker
 
+#: In an error of EPT: not a violation.
+MISCONFIGURATION = ept.MISCONFIGURATION
 #: Outcome besides those of `tlb`: the access is refused by the nested tables.
 NESTED_FAULT = 8
 #: Its value: page of the guest-physical address | FINAL (the access itself, not one to a guest's table) | error code.
