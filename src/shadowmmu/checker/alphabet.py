@@ -240,5 +240,6 @@ def alphabet(machine, vcpus, small=False):
     out["memory"] = memory(small)
     if not small:
         out["finish"].append(row(ops.HOST_FINISH))
-    out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in ((8,) if small else (8, 12, m.quota))]
+    out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in
+                      ((m.least_quota,) if small else (m.least_quota, m.least_quota + 4, m.quota))]
     return out

@@ -243,6 +243,9 @@ def load_nested_pdptes(vm, area, v):
     """PAE nested tables: the PDPTEs at nCR3."""
     cpu = cpu_of(vm, area, v)
     if cpu[walker.MODE] == walker.PAE:
+        for i in range(4):
+            # as KVM reports a table without memory
+            cpu[walker.PDPTE + i] = 0
         walker.load_pdptes(memory_of(vm, area, v), cpu, cpu[walker.CR3])
 
 
@@ -570,10 +573,12 @@ def may_fault(vm, area, v, gva, kind, error):
 def may_exit(vm, area, v, gva, kind, error):
     """Is an exit for a fault of the nested tables with this error (of oracle.nested) permitted for L2's access now?"""
     cpu = cpu_of(vm, area, v)
-    if cpu[walker.FORMAT] == walker.EPT_TABLES and error < nested.MISCONFIGURATION \
-            and areas.common(vm, area, areas.BEFORE)[walker.STATUS] == walker.NO_MEMORY:
-        # what is read where a table has no memory is not said; KVM tells the rights of the entries above
-        error &= 7
+    if cpu[walker.FORMAT] == walker.EPT_TABLES and error < nested.MISCONFIGURATION:
+        if areas.common(vm, area, areas.BEFORE)[walker.STATUS] == walker.NO_MEMORY:
+            # what is read where a table has no memory is not said; KVM tells the rights of the entries above
+            error &= 7
+        if areas.head(vm, area)[areas.ASIDE] & known.EPT_EMULATED_READ and error & 6:
+            error &= ~1
     return may_fault(vm, area, v, gva, kind, error)
 
 

@@ -97,6 +97,8 @@ class Machine:
     slot1_pages: int = 2    # of slot 1, behind it; none if slot 0 has everything
     edits: int = DATA       # what the guest maps at its fourth page
     quota: int = QUOTA
+    #: The smallest one that a guest can run with; direct pages of the legacy MMU count, too.
+    least_quota: int = 8
     #: Rules that the machine needs otherwise than the kernel's default: module parameters.
     parameters: tuple = ()
     prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
@@ -133,7 +135,14 @@ class Machine:
             return self.guest_tables()
         levels = 3 if not self.efer & EFER_LMA else 5 if self.cr4 & CR4_LA57 else 4
         t = nested_tables.ept_tables(self.edits, self.nested_levels) if self.nested == "ept" else self.guest_tables()
+        if self.is_nested_pae:
+            t = nested_tables.pae_roots(t)
         return t | nested_tables.l1_tables(levels, self.entry_bytes)
+
+    @property
+    def is_nested_pae(self):
+        """L1's nested tables begin with four PDPTEs."""
+        return self.nested == "npt" and self.entry_bytes == 8 and not self.efer & EFER_LMA
 
     def guest_tables(self):
         """gfn -> entries in the format of the machine's registers."""
@@ -203,10 +212,10 @@ MACHINES = {m.name: m for m in (
     Machine("npt", "nested paging: a 64-bit SVM hypervisor on the TDP MMU", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
             edits=PDPT, more=_NESTED_PAGING, nested="npt"),
     Machine("npt-legacy", "the same on the legacy direct MMU, whose pages are shadow pages, too", 8, _CR0, L1_TABLES << 12, _LONG,
-            _EFER, _PAGES, edits=ROOT_A, mmu="tdp-legacy", more=_NESTED_PAGING, nested="npt"),
+            _EFER, _PAGES, edits=ROOT_A, mmu="tdp-legacy", quota=32, least_quota=16, more=_NESTED_PAGING, nested="npt"),
     Machine("npt-pae", "nested paging: a PAE SVM hypervisor", 8, _CR0, L1_TABLES << 12, CR4_PAE, EFER_NX, _PAGES,
             more=(*_NESTED_PAGING, ("upper", 0)), nested="npt"),
-    Machine("npt-32", "nested paging: a 32-bit SVM hypervisor", 4, _CR0, L1_TABLES << 12, CR4_PSE, 0, _PAGES32,
+    Machine("npt-32", "nested paging: a 32-bit SVM hypervisor", 4, _CR0, L1_TABLES << 12, CR4_PSE, 0, (*_PAGES, 16, 17, 24, 28),
             more=_NESTED_PAGING, nested="npt"),
     Machine("npt-5", "nested paging: a 64-bit SVM hypervisor on a host with five levels", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
             _PAGES, edits=PDPT, more=_NESTED_PAGING, nested="npt", tdp_level=5),

@@ -12,7 +12,8 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC = (1 << i for i in range(13))
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, EPT_EMULATED_READ, \
+    VIOLATION_KEEPS = (1 << i for i in range(15))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -143,6 +144,30 @@ v0 load 0xc0
 v0 store 0x20 = 0
 host memslot create 3 gfn=14 pages=2 hva=14
 v0 mov cr3 = root(gfn=1)
+"""),
+    "violation-keeps": Deviation(
+        VIOLATION_KEEPS,
+        "An EPT violation removes the guest-physical mappings of its address (SDM vol. 3 29.4.3.1), and none can come back before the "
+        "next VM entry (29.4.2), so what L1 then writes into the EPT entry needs no INVEPT on this CPU.  "
+        "nested_ept_inject_page_fault() syncs what is unsync when the violation is injected; the entry that L1 writes afterwards "
+        "makes the table unsync, VM entry syncs nothing, and L2 still uses the old frame.",
+        "an EPT violation removes nothing",
+        """machine ept
+v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
+v0 load 0xa0
+v0 store 0xa0 = 0
+v0 store 0xa8 = pte(gfn=5, P|U|PCD|A|G|0x200)
+v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
+"""),
+    "ept-emulated-read": Deviation(
+        EPT_EMULATED_READ,
+        "Bit 0 of the exit qualification of an EPT violation says that the access was a data read (SDM vol. 3 table 28-7).  When "
+        "KVM's emulator translates an address of L2, translate_nested_gpa() makes every access a user access, and "
+        "FNAME(walk_addr_generic) for EPT takes the user flag for a read: a store and a fetch are told as reads, too.",
+        "bit 0 may be set besides bit 1 or 2 when an access was emulated",
+        """machine ept
+v0 vm entry eptp(gfn=6, levels=4, ad) vpid=2
+v0 store 0xa0 = pte(gfn=8, P|W|U|PCD|A|G|0x200) emulated
 """),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,

@@ -12,7 +12,7 @@ The same row serves both: who runs decides what it is (`nested_execute`).
 from ..x86.bits import CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
 from . import entry_values, ops
 from .ops import BEGIN, EMULATED, LOCKED, row
-from .places import DATA, PAGE, PD, PDPT, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
+from .places import DATA, PAGE, PD, PDPT, PDPTES_A, PDPTES_B, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
 
 
 def accesses(m, v, small):
@@ -59,9 +59,8 @@ def emulated(m, v, small):
                     for value in values[:5] for flags in (EMULATED, EMULATED | LOCKED, LOCKED)]
         out += [row(ops.STORE, v, at + where, value, n, flags) for flags in (EMULATED, 0)
                 for where, value, n in ((0, 0, 4), (4, 0, 4), (0, 5, 1), (size, 0, 1), (2, 0, 2), (3, 0, 1), (size // 2, 0, size))]
-    for gva in m.gvas:
-        out += [row(ops.STORE, v, gva, entry(DATA), size, EMULATED), row(ops.LOAD, v, gva, 0, 0, EMULATED)]
-    return out
+    out += [row(ops.STORE, v, gva, entry(DATA), size, EMULATED) for gva in m.gvas]
+    return out + [row(ops.LOAD, v, gva, 0, 0, EMULATED) for gva in m.gvas]
 
 
 def begun(m, v, small):
@@ -85,7 +84,8 @@ def transitions(m, v, small):
             out += [row(ops.VMFUNC, v, root) for root in roots]
         out += [row(ops.EPT_ENTRY, v, root, vpid) for root in roots for vpid in ((1,) if small else (0, 1, 2))]
         return out
-    roots = [root << 12 for root in ((ROOT_A, ROOT_B) if small else (ROOT_A, ROOT_A, ROOT_B, PDPT, 14))]
+    a, b, more = (PDPTES_A, PDPTES_B, ()) if m.is_nested_pae else (ROOT_A, ROOT_B, (PDPT, 14))
+    roots = [root << 12 for root in ((a, b) if small else (a, a, b, *more))]
     asids = (1,) if small else (1, 2)
     return out + [row(ops.VMRUN, v, root, asid, flush) for root in roots for asid in asids for flush in ((0, 3) if small else (0, 1, 3))]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tables of a machine with nested paging at the start.
 
-    gfn   0 .. 7                       8 .. 11   12, 13   14, 15      16, 17, 18
+    gfn   0 .. 7                       8 .. 11   12, 13   14, 15      16 .. 19
           nested tables, as the        data      slot 1   no memory   L1's own tables: linear address = physical address,
           guest's on other machines                                   large pages, supervisor, never written by anybody
 
@@ -32,6 +32,12 @@ from .places import (
     U,
     entry,
 )
+
+
+def pae_roots(t):
+    """The nested PDPTEs out of everybody's reach."""
+    t[places.PDPTES_A], t[places.PDPTES_B] = t.pop(ROOT_A), t.pop(ROOT_B)
+    return t
 
 
 def l1_tables(levels, entry_bytes):

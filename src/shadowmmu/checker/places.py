@@ -12,7 +12,10 @@ PAGE = 32
 MEMORY_PAGES, SPARE_PAGES = 17, 2
 SMRAM = 16
 #: On machines with nested paging L1's own tables lie behind everything else.
-L1_TABLES, L1_PAGES = 16, 3
+L1_TABLES, L1_PAGES = 16, 4
+#: PDPTEs of a PAE hypervisor's nested tables, which nobody edits: the manual does not say when a CPU reads them, nor what becomes
+#: of their reserved bits.
+PDPTES_A, PDPTES_B = 18, 19
 
 #: Entries of EPT: rights, bit 7, A and D, and the memory type of a leaf.
 READ, WRITE, EXECUTE, RWX = 1, 2, 4, 7

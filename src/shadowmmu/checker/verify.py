@@ -179,7 +179,7 @@ def nested_fault(vm, area, v, gva, kind, address, error):
     permitted = address >> vm.page_shift == gva >> vm.page_shift and architecture.may_exit(vm, area, v, gva, kind, error)
     if not permitted and not excused(vm, area):
         areas.fail(vm, area, NESTED_EXIT, v, gva, error, address, kind)
-    if not state.vcpu(vm, v).is_amd:
+    if not state.vcpu(vm, v).is_amd and not areas.head(vm, area)[areas.ASIDE] & known.VIOLATION_KEEPS:
         architecture.nested_event(vm, area, v, nested.EPT_VIOLATION, architecture.cpu_of(vm, area, v)[walker.TAG], gva)
 
 
