@@ -380,9 +380,29 @@ def settle(vm, area):
             if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v, -1 if stale else changed)
+            if h[areas.ASIDE] & known.EPT_SHARED and cpu_of(vm, area, v)[walker.FORMAT] == walker.EPT_TABLES:
+                share_rows(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
     h[areas.RIGHTS] = 0
+
+
+@core
+def share_rows(vm, area, v):
+    """With `ept-shared` set aside: what this vCPU may have cached of an EPT, the others may, too."""
+    mine = permitted_of(vm, area, v)
+    for w in range(vm.n_vcpus):
+        if w == v:
+            continue
+        theirs = permitted_of(vm, area, w)
+        count = theirs[tlb.COUNT] + 0
+        for i in range(mine[tlb.COUNT]):
+            at = tlb.row_at(i)
+            tlb.hold(theirs, mine[at] + 0, mine[at + 1] + 0, mine[at + 2] + 0)
+        if theirs[tlb.COUNT] != count:
+            areas.head(vm, area)[areas.CHANGED] |= 1 << w
+        if theirs[tlb.OVERFLOW]:
+            areas.head(vm, area)[areas.FULL] = 1
 
 
 @core
@@ -577,8 +597,9 @@ def may_exit(vm, area, v, gva, kind, error):
         if areas.common(vm, area, areas.BEFORE)[walker.STATUS] == walker.NO_MEMORY:
             # what is read where a table has no memory is not said; KVM tells the rights of the entries above
             error &= 7
-        if areas.head(vm, area)[areas.ASIDE] & known.EPT_EMULATED_READ and error & 6:
-            error &= ~1
+        if areas.head(vm, area)[areas.ASIDE] & known.EPT_EMULATED_READ and error & 1 and error & 6:
+            # refused for what it was, or as a read
+            return may_fault(vm, area, v, gva, kind, error & ~1) or may_fault(vm, area, v, gva, walker.READ, error & ~6)
     return may_fault(vm, area, v, gva, kind, error)
 
 

@@ -212,7 +212,7 @@ MACHINES = {m.name: m for m in (
     Machine("npt", "nested paging: a 64-bit SVM hypervisor on the TDP MMU", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
             edits=PDPT, more=_NESTED_PAGING, nested="npt"),
     Machine("npt-legacy", "the same on the legacy direct MMU, whose pages are shadow pages, too", 8, _CR0, L1_TABLES << 12, _LONG,
-            _EFER, _PAGES, edits=ROOT_A, mmu="tdp-legacy", quota=32, least_quota=16, more=_NESTED_PAGING, nested="npt"),
+            _EFER, _PAGES, edits=ROOT_A, mmu="tdp-legacy", quota=36, least_quota=24, more=_NESTED_PAGING, nested="npt"),
     Machine("npt-pae", "nested paging: a PAE SVM hypervisor", 8, _CR0, L1_TABLES << 12, CR4_PAE, EFER_NX, _PAGES,
             more=(*_NESTED_PAGING, ("upper", 0)), nested="npt"),
     Machine("npt-32", "nested paging: a 32-bit SVM hypervisor", 4, _CR0, L1_TABLES << 12, CR4_PSE, 0, (*_PAGES, 16, 17, 24, 28),

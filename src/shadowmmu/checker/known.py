@@ -13,7 +13,7 @@ Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
     WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, EPT_EMULATED_READ, \
-    VIOLATION_KEEPS = (1 << i for i in range(15))
+    VIOLATION_KEEPS, EPT_SHARED = (1 << i for i in range(16))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -159,12 +159,29 @@ v0 store 0xa0 = 0
 v0 store 0xa8 = pte(gfn=5, P|U|PCD|A|G|0x200)
 v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
 """),
+    "ept-shared": Deviation(
+        EPT_SHARED,
+        "Guest-physical mappings are those of one logical processor (SDM vol. 3 29.4.1, 29.4.2).  The shadow of an EPT belongs to all "
+        "vCPUs and VM entry syncs nothing: a vCPU that enters L2 uses what another one has filled in from entries that have changed "
+        "since, although it was not in L2 while they were there.",
+        "what one vCPU may have cached of an EPT, every vCPU may",
+        """machine ept
+vcpus 2
+v1 vm entry eptp(gfn=1, levels=4, ad) vpid=2
+v0 vm entry eptp(gfn=1, levels=4, ad) vpid=1
+v1 vm exit
+v1 store 0xb8 = pte(gfn=9, P|W|U|PCD|A|G|0x200)
+v0 fetch 0x1c0
+v1 store 0xb8 = pte(gfn=8, P|W|U|PCD|A|G)
+v1 vm entry eptp(gfn=1, levels=4, ad) vpid=2
+"""),
     "ept-emulated-read": Deviation(
         EPT_EMULATED_READ,
         "Bit 0 of the exit qualification of an EPT violation says that the access was a data read (SDM vol. 3 table 28-7).  When "
         "KVM's emulator translates an address of L2, translate_nested_gpa() makes every access a user access, and "
-        "FNAME(walk_addr_generic) for EPT takes the user flag for a read: a store and a fetch are told as reads, too.",
-        "bit 0 may be set besides bit 1 or 2 when an access was emulated",
+        "FNAME(walk_addr_generic) for EPT takes the user flag for a read: a store and a fetch are told as reads, too, and a fetch from "
+        "an execute-only page is refused.",
+        "an emulated access may be a read, too",
         """machine ept
 v0 vm entry eptp(gfn=6, levels=4, ad) vpid=2
 v0 store 0xa0 = pte(gfn=8, P|W|U|PCD|A|G|0x200) emulated
