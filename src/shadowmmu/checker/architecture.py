@@ -40,7 +40,7 @@ from ..x86.bits import (
     PT_WRITABLE,
 )
 from . import area as areas
-from . import known
+from . import known, l2_paging
 
 #: Invalidations by their names in the oracle, for `event`.
 INVLPG, INVPCID_ADDRESS, SMM, INIT = tlb.INVLPG, tlb.INVPCID_ADDRESS, tlb.SMM, tlb.INIT
@@ -88,6 +88,8 @@ def set_access(vm, area, v, cpl, ac):
     # what nested tables decide about is always a user access
     cpu[walker.CPL] = 3 if state.rules(vm).tdp_enabled else cpl
     cpu[walker.AC] = ac
+    if l2_paging.active(vm, area, v):
+        l2_paging.set_access(vm, area, v, cpl, ac)
 
 
 def rows(words):
@@ -230,10 +232,13 @@ def take_nested_tables(vm, cpu, vcpu):
 
 @core
 def nested_event(vm, area, v, what, tag, address):
-    """An invalidation by its name in oracle.nested; L2 does not page, so that there are no combined rows."""
-    tlb_rows = areas.common(vm, area, areas.OUTCOMES)
-    tlb_rows[tlb.COUNT] = 0
-    nested.event(memory_of(vm, area, v), cpu_of(vm, area, v), permitted_of(vm, area, v), tlb_rows, what, tag, address,
+    """An invalidation by its name in oracle.nested.  Where L2 does not page there are no combined rows."""
+    combined = areas.common(vm, area, areas.OUTCOMES)
+    if areas.head(vm, area)[areas.L2_CR0]:
+        combined = l2_paging.combined_of(vm, area, v)
+    else:
+        combined[tlb.COUNT] = 0
+    nested.event(memory_of(vm, area, v), cpu_of(vm, area, v), permitted_of(vm, area, v), combined, what, tag, address,
                  areas.common(vm, area, areas.OUT))
     outdated(vm, area, v)
 
@@ -376,12 +381,15 @@ def settle(vm, area):
     for v in range(vm.n_vcpus):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
-        if stale or changed & own[0]:
+        paged = l2_paging.active(vm, area, v)
+        if stale or changed & own[0] or changed and paged:
             if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v, -1 if stale else changed)
             if h[areas.ASIDE] & known.EPT_SHARED and cpu_of(vm, area, v)[walker.FORMAT] == walker.EPT_TABLES:
                 share_rows(vm, area, v)
+            if paged:
+                l2_paging.learn(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
     h[areas.RIGHTS] = 0
@@ -615,6 +623,10 @@ def walk_before(vm, area, v, gva, kind):
     """Before an access: the walk that it may have to do, in BEFORE, with the verdict in its STATUS."""
     cpu = cpu_of(vm, area, v)
     out = areas.common(vm, area, areas.BEFORE)
+    out[walker.STATUS] = walker.TRANSLATED
+    if l2_paging.active(vm, area, v):
+        # see l2_paging.MARKS
+        return
     if walker.walk(memory_of(vm, area, v), cpu, gva, out) == walker.TRANSLATED:
         if walker.judge(cpu, kind, out[walker.WRITE], out[walker.USER], out[walker.NO_EXECUTE], out[walker.KEY]):
             out[walker.STATUS] = walker.DENIED
@@ -638,7 +650,9 @@ def marks_wrong(vm, area, v, kind):
         if ram[i] == snapshot[i]:
             continue
         allowed = 0
-        if cpu[walker.MODE] != walker.NO_PAGING:
+        if l2_paging.active(vm, area, v):
+            allowed = l2_paging.MARKS + 0
+        elif cpu[walker.MODE] != walker.NO_PAGING:
             for level in range(out[walker.LEVEL], out[walker.TOP] + 1):
                 gpa = out[walker.ADDRESS + level - 1]
                 at, _ = walker.locate(memory, gpa)

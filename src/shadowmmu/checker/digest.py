@@ -15,7 +15,7 @@ from ..mmu import geometry as tables
 from ..mmu import roots, sptes
 from ..oracle import walker
 from ..state import core, layout
-from . import architecture, tlb_model
+from . import architecture, l2_paging, tlb_model
 from . import area as areas
 
 MASK = (1 << 62) - 1
@@ -112,6 +112,9 @@ def digest_nested(vm, area, h, v):
             h = fold(h, named(vm, area, roots.read_pae_root(vm, ctx, k)))
     h = fold(h, vcpu.l1_cr4 << 16 | vcpu.l1_efer)
     h = fold(h, architecture.cpu_of(vm, area, v)[walker.TAG] << 8 | vcpu.guest_mode << 4 | vcpu.vpid << 1)
+    if areas.head(vm, area)[areas.L2_CR0]:
+        h = fold(h, sum_of(l2_paging.combined_of(vm, area, v), 3 + 3 * l2_paging.combined_of(vm, area, v)[0]))
+        h = fold(h, l2_paging.digest_rows(vm, area, v))
     return fold(h, vcpu.nested_pgd)
 
 

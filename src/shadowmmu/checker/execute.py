@@ -19,7 +19,7 @@ from ..mmu import contexts, faults, inject, memslots, reclaim, roots, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers, two_dimensional
 from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
-from . import architecture, host_side, known, nested_execute, ops, tlb_model, verify
+from . import architecture, host_side, known, l2_paging, nested_execute, ops, tlb_model, verify
 from . import area as areas
 
 #: PENDING: first word, and the places of the others.
@@ -200,9 +200,13 @@ def after_fault(vm, vcpu, gva, kind, verdict):
 def access(vm, area, v, gva, kind, value, size, flags):
     """A guest access within one page: done, and checked."""
     vcpu = state.vcpu(vm, v)
-    if nested_execute.has(vm) and nested_execute.out_of_reach(vm, area, v, gva):
-        areas.head(vm, area)[areas.SKIPPED] = 1
-        return
+    if nested_execute.has(vm):
+        if nested_execute.out_of_reach(vm, area, v, gva):
+            areas.head(vm, area)[areas.SKIPPED] = 1
+            return
+        if not l2_paging.active(vm, area, v):
+            # who does not page has no privileges, and L1 pages as a supervisor
+            flags &= ~(ops.USER | ops.AC)
     architecture.set_access(vm, area, v, 3 if flags & ops.USER else 0, 1 if flags & ops.AC else 0)
     architecture.walk_before(vm, area, v, gva, kind)
     if flags & ops.BY_TLB:
@@ -229,6 +233,9 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
     """The access has this outcome: move the data, check."""
     h = areas.head(vm, area)
     vcpu = state.vcpu(vm, v)
+    if at == operations.FAULTED and l2_paging.active(vm, area, v):
+        # a #PF that the hardware itself delivered
+        l2_paging.flush_address(vm, area, v, gva)
     if at == operations.EMULATED:
         at = emulate(vm, area, v, gva, kind, value, size, flags)
         h[areas.OUTCOME] = at
@@ -236,6 +243,8 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
             return
     h[areas.OUTCOME] = at
     if at >= 0:
+        if l2_paging.active(vm, area, v):
+            l2_paging.hold(vm, area, v, gva)
         reached(vm, area, v, gva, kind, (at >> vm.page_shift) + vm.ram_pfn)
         if kind & PFERR_WRITE:
             operations.write_bytes(vm, at, value, size)
@@ -458,7 +467,7 @@ def from_vcpu(vm, area, code, v, op, at):
         elif code == ops.STORE:
             access(vm, area, v, op[at + 2], PFERR_WRITE, op[at + 3], op[at + 4], op[at + 5])
         elif nested_execute.has(vm) and code != ops.ENTER:
-            nested_execute.instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4])
+            nested_execute.instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
         elif code != ops.ENTER:
             instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
     if not areas.head(vm, area)[areas.FULL] and pending(vm, area, v)[KIND_OF_PENDING] == NOTHING:

@@ -49,6 +49,7 @@ from .places import (
     FULL,
     L1_PAGES,
     L1_TABLES,
+    L2_TABLE,
     MEMORY_PAGES,
     MMIO,
     PAGE,
@@ -108,6 +109,7 @@ class Machine:
     #: host has nested paging, too, of this many levels, and `pages` are L2's physical pages.
     nested: str = ""
     mmu: str = "tdp"
+    l2_paging: bool = False
     tdp_level: int = 4
     nested_levels: int = 4
 
@@ -135,6 +137,8 @@ class Machine:
             return self.guest_tables()
         levels = 3 if not self.efer & EFER_LMA else 5 if self.cr4 & CR4_LA57 else 4
         t = nested_tables.ept_tables(self.edits, self.nested_levels) if self.nested == "ept" else self.guest_tables()
+        if self.l2_paging:
+            t |= nested_tables.l2_tables()
         if self.is_nested_pae:
             t = nested_tables.pae_roots(t)
         return t | nested_tables.l1_tables(levels, self.entry_bytes)
@@ -221,6 +225,12 @@ MACHINES = {m.name: m for m in (
             _PAGES, edits=PDPT, more=_NESTED_PAGING, nested="npt", tdp_level=5),
     Machine("ept", "nested paging: a VMX hypervisor with EPT", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,), True,
             edits=PDPT, more=_NESTED_PAGING, nested="ept"),
+    Machine("npt-l2", "nested paging: a 64-bit SVM hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
+            _PAGES, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="npt", l2_paging=True,
+            quota=30, least_quota=16),
+    Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,),
+            True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
+            quota=30, least_quota=16),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
@@ -241,7 +251,7 @@ def build(machine, rules, vcpus):
     if machine.nested:
         vm.add_memslot(7, L1_TABLES * PAGE, L1_PAGES * PAGE, MEMORY_PAGES * PAGE)
     for gfn, entries in machine.tables().items():
-        size = machine.entry_bytes
+        size = 4 if machine.l2_paging and gfn == L2_TABLE else machine.entry_bytes
         data = b"".join((e & (1 << 8 * size) - 1).to_bytes(size, "little") for e in entries)
         vm.write_gpa(gfn * PAGE, data)
     for cpu in vm.vcpus:
@@ -270,7 +280,8 @@ class Arena:
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
         self.area = -(-(offset + length) // 64) * 64
-        self.stride = self.area + 8 * areas.words(vcpus)
+        from . import l2_paging
+        self.stride = self.area + 8 * (areas.words(vcpus) + (vcpus * l2_paging.EXTRA_WORDS if machine.l2_paging else 0))
         self.stride = -(-self.stride // 64) * 64
         self.words = self.stride // 8
         self.memory = mmap.mmap(-1, self.stride * copies)
@@ -287,6 +298,8 @@ class Arena:
             interpreted.rules(self.view(0)).strict_old_spte = 1
         if aside & known.MMIO_RESYNC:
             interpreted.rules(self.view(0)).mmio_sync_looks = 1
+        if machine.l2_paging:
+            table[areas.L2_CR0], table[areas.L2_CR3], table[areas.L2_CR4] = nested_tables.L2_REGISTERS
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):

@@ -13,7 +13,7 @@ Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
     WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, EPT_EMULATED_READ, \
-    VIOLATION_KEEPS, EPT_SHARED = (1 << i for i in range(16))
+    VIOLATION_KEEPS, EPT_SHARED, EPT_TABLE_WRITE = (1 << i for i in range(17))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -174,6 +174,16 @@ v1 store 0xb8 = pte(gfn=9, P|W|U|PCD|A|G|0x200)
 v0 fetch 0x1c0
 v1 store 0xb8 = pte(gfn=8, P|W|U|PCD|A|G)
 v1 vm entry eptp(gfn=1, levels=4, ad) vpid=2
+"""),
+    "ept-table-write": Deviation(
+        EPT_TABLE_WRITE,
+        "Where L1's EPT has no A and D bits, a walk of L2's tables reads them (SDM vol. 3 29.3.3.2).  KVM's emulator asks for the right "
+        "to write them (nested_access in FNAME(walk_addr_generic) depends on the A and D bits of L2's own format): L2's tables on "
+        "read-only pages give an EPT violation that no CPU would raise.",
+        "an emulated access of L2 may take its tables for written",
+        """machine ept-l2
+v0 vm entry eptp(gfn=6, levels=4) vpid=2
+v0 store 0xa0 = 0 emulated
 """),
     "ept-emulated-read": Deviation(
         EPT_EMULATED_READ,

@@ -9,17 +9,32 @@
 The same row serves both: who runs decides what it is (`nested_execute`).
 """
 
-from ..x86.bits import CR0_WP, CR4_PGE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
+from ..x86.bits import CR0_PG, CR0_WP, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
 from . import entry_values, ops
-from .ops import BEGIN, EMULATED, LOCKED, row
-from .places import DATA, PAGE, PD, PDPT, PDPTES_A, PDPTES_B, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
+from .ops import BEGIN, EMULATED, LOCKED, USER, row
+from .places import DATA, FULL, L2_ROOT, L2_TABLE, PAGE, PD, PDPT, PDPTES_A, PDPTES_B, PS, A, P, U, W, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
+
+
+def privileges(m, small):
+    """Flags of accesses: L2 has privileges if it pages."""
+    return (0, USER) if m.l2_paging and not small else (0,)
 
 
 def accesses(m, v, small):
     """Loads and fetches."""
     gvas = m.gvas[:7] if small else m.gvas
-    out = [row(ops.LOAD, v, gva, 0, 0, 0) for gva in gvas]
-    return out if small else out + [row(ops.FETCH, v, gva, 0, 0, 0) for gva in gvas]
+    out = [row(ops.LOAD, v, gva, 0, 0, flags) for gva in gvas for flags in privileges(m, small)]
+    return out if small else out + [row(ops.FETCH, v, gva, 0, 0, flags) for gva in gvas for flags in privileges(m, small)]
+
+
+def own_tables(m, v, small):
+    """L2 edits its own page directory, and makes a page table of a page; L1 does, too."""
+    if not m.l2_paging:
+        return []
+    values = [entry(8, FULL | PS), 0, entry(0, FULL | PS), entry(8, FULL & ~W | PS)]
+    more = [entry(0, FULL & ~U | PS), entry(L2_ROOT), entry(8, P | W | U | PS), entry(5), entry(8, P | W | U | A | PS)]
+    return [row(ops.STORE, v, page * PAGE + 4 * i, value, 4, 0) for page in (L2_ROOT, L2_TABLE)
+            for i in range(1 if small else 4) for value in (values if small else values + more)]
 
 
 def table_places(m, small):
@@ -44,7 +59,9 @@ def stores(m, v, small):
     size = m.entry_bytes
     out = [row(ops.STORE, v, at + i * size, value, size, 0) for at, values in table_places(m, small)
            for i in range(2 if small else m.per_table) for value in values]
-    return out + [row(ops.STORE, v, gva, entry(DATA + 1), size, 0) for gva in (m.gvas[3:5] if small else m.gvas)]
+    out += [row(ops.STORE, v, gva, entry(DATA + 1), size, flags) for gva in (m.gvas[3:5] if small else m.gvas)
+            for flags in privileges(m, small)]
+    return out + own_tables(m, v, small)
 
 
 def emulated(m, v, small):
@@ -91,7 +108,22 @@ def transitions(m, v, small):
 
 
 def invalidations(m, v, small):
-    """What L1 does to L2's translations."""
+    """What L1 does to L2's translations, and L2 itself."""
+    if m.l2_paging:
+        flags = (0, EMULATED)
+        return [row(ops.INVLPG, v, gva, 0, 0, f) for gva in m.gvas[:9] for f in flags] + of_hypervisor(m, v, small)
+    return of_hypervisor(m, v, small)
+
+
+def root_loads(m, v, small):
+    """MOV CR3 of L2."""
+    if not m.l2_paging:
+        return []
+    return [row(ops.MOV_CR3, v, page << 12) for page in ((L2_ROOT,) if small else (L2_ROOT, L2_ROOT, 5, 4))]
+
+
+def of_hypervisor(m, v, small):
+    """INVEPT, INVVPID, INVLPGA."""
     if m.nested == "ept":
         roots = [eptp(gfn) for gfn in (ROOT_A, ROOT_B)]
         out = [row(ops.INVEPT, v, 1, root) for root in roots] + [row(ops.INVEPT, v, 2, roots[0])]
@@ -104,6 +136,10 @@ def registers(m, v, small):
     out = [row(ops.MOV_CR4, v, m.cr4 ^ change) for change in ((0, CR4_SMEP) if small else (0, 0, CR4_SMEP, CR4_PGE, CR4_SMAP))]
     if small:
         return out
+    if m.l2_paging:
+        pse = CR4_PSE
+        out += [row(ops.MOV_CR4, v, change) for change in (pse, pse | CR4_SMEP, pse | CR4_PGE, pse | CR4_SMAP, 0)]
+        out += [row(ops.MOV_CR0, v, m.cr0 & ~CR0_PG)]
     out += [row(ops.WRMSR_EFER, v, (m.efer ^ change) & ~EFER_LMA) for change in (0, EFER_NX)]
     return out + [row(ops.MOV_CR0, v, m.cr0), row(ops.MOV_CR0, v, m.cr0 & ~CR0_WP)]
 
@@ -111,7 +147,7 @@ def registers(m, v, small):
 def add(m, v, small, out):
     """Add the rows of vCPU `v` to the lists of their kinds."""
     for kind, rows in (("access", accesses), ("store", stores), ("emulated", emulated), ("nested", transitions),
-                       ("flush", invalidations), ("registers", registers)):
+                       ("flush", invalidations), ("registers", registers), ("cr3", root_loads)):
         out[kind] += rows(m, v, small)
     if not small:
         out["begin"] += begun(m, v, small)

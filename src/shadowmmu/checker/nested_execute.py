@@ -12,12 +12,12 @@ Registers of L1 while L2 runs stand in `vcpu.l1_*`, as in a VMCS or the saved VM
 from .. import state
 from ..mmu import contexts, ept, inject
 from ..oracle import nested as oracle
-from ..oracle import walker
+from ..oracle import tlb, walker
 from ..state import core
 from ..vm import invalidation, nested_guest, registers
-from ..x86.bits import CR0_ET, CR0_PE, CR0_PG, PFERR_RSVD
+from ..x86.bits import CR0_ET, CR0_PE, CR0_PG, CR4_PAE, PFERR_RSVD
 from . import area as areas
-from . import architecture, host_side, ops, verify
+from . import architecture, host_side, l2_paging, ops, verify
 
 #: TLB_CONTROL of a VMCB -> the oracle's event.
 FLUSHES = (oracle.VMRUN, oracle.VMRUN_FLUSH_ALL, oracle.VMRUN, oracle.VMRUN_FLUSH_ASID)
@@ -61,6 +61,8 @@ def leave(vm, area, v):
         areas.head(vm, area)[areas.FULL] = 1
         return
     host_side.look_at_host(vm, area)
+    if not vcpu.is_amd:
+        transition_without_vpid(vm, area, v, vcpu.vpid)
     architecture.take_registers(vm, area, v)
 
 
@@ -70,7 +72,8 @@ def vmrun(vm, area, v, ncr3, asid, flush):
     vcpu = state.vcpu(vm, v)
     save_l1(vcpu)
     cpu = architecture.cpu_of(vm, area, v)
-    if nested_guest.enter_svm(vm, vcpu, CR0_PE | CR0_ET, 0, 0, 0, 1, ncr3):
+    h = areas.head(vm, area)
+    if nested_guest.enter_svm(vm, vcpu, l2_cr0(h), h[areas.L2_CR3] + 0, h[areas.L2_CR4] + 0, 0, 1, ncr3):
         leave(vm, area, v)
         return
     host_side.look_at_host(vm, area)
@@ -78,6 +81,8 @@ def vmrun(vm, area, v, ncr3, asid, flush):
     architecture.nested_event(vm, area, v, FLUSHES[flush & 3], asid, 0)
     architecture.take_registers(vm, area, v)
     architecture.load_nested_pdptes(vm, area, v)
+    if h[areas.L2_CR0]:
+        l2_paging.entered(vm, area, v, asid)
 
 
 @core
@@ -91,11 +96,28 @@ def ept_entry(vm, area, v, eptp, vpid):
         skip(vm, area)
         return
     save_l1(vcpu)
-    if nested_guest.enter_vmx(vm, vcpu, CR0_PE | CR0_ET, 0, 0, 0, vpid, 1, eptp):
+    h = areas.head(vm, area)
+    if nested_guest.enter_vmx(vm, vcpu, l2_cr0(h), h[areas.L2_CR3] + 0, h[areas.L2_CR4] + 0, 0, vpid, 1, eptp):
         areas.fail(vm, area, verify.DEAD, v, 0, -1, 0, 0)
         return
     host_side.look_at_host(vm, area)
+    transition_without_vpid(vm, area, v, vpid)
     architecture.take_registers(vm, area, v)
+    if h[areas.L2_CR0]:
+        l2_paging.entered(vm, area, v, vpid)
+
+
+@core
+def transition_without_vpid(vm, area, v, vpid):
+    """VM entry or exit where L2 has no VPID."""
+    if not vpid:
+        architecture.nested_event(vm, area, v, oracle.ENTRY_OR_EXIT_VPID_0, 0, 0)
+
+
+@core
+def l2_cr0(h):
+    """CR0 of an L2 that does not page, unless the machine says otherwise."""
+    return h[areas.L2_CR0] if h[areas.L2_CR0] else CR0_PE | CR0_ET
 
 
 @core
@@ -137,11 +159,25 @@ def calls_invept(vm, area, v, kind, eptp):
 
 
 @core
-def from_l2(vm, area, code, v, a):
-    """An instruction of L2 that KVM handles, or its exit."""
+def from_l2(vm, area, code, v, a, flags):
+    """An instruction of L2, or its exit.  MOV CR3 and INVLPG do not exit: the hardware empties its TLB by itself."""
     vcpu = state.vcpu(vm, v)
+    paged = l2_paging.active(vm, area, v)
     if code == ops.VM_EXIT:
         leave(vm, area, v)
+    elif code == ops.MOV_CR3 and paged:
+        vcpu.cr3 = a
+        l2_paging.flush(vm, area, v)
+        l2_paging.guest_event(vm, area, v, tlb.MOV_CR3, 0)
+        l2_paging.take_registers(vm, area, v)
+        architecture.outdated(vm, area, v)
+    elif code == ops.INVLPG and paged:
+        if flags & ops.EMULATED:
+            invalidation.invlpg(vm, vcpu, a)
+        else:
+            l2_paging.flush_address(vm, area, v, a)
+        l2_paging.guest_event(vm, area, v, tlb.INVLPG, a)
+        architecture.outdated(vm, area, v)
     elif code == ops.VMFUNC and not vcpu.is_amd:
         if nested_guest.switch_eptp(vm, vcpu, a):
             skip(vm, area)
@@ -154,24 +190,29 @@ def from_l2(vm, area, code, v, a):
 
 
 @core
-def instruction(vm, area, code, v, a, b, c):
-    """An instruction that exits."""
+def instruction(vm, area, code, v, a, b, c, d):
+    """An instruction, most of which exit."""
     vcpu = state.vcpu(vm, v)
     vcpu.in_guest = 0
     refused = False
     if code == ops.MOV_CR0:
-        # L2 does not page, and CR0.PG of L1 stays
-        refused = registers.set_cr0(vm, vcpu, a if not vcpu.guest_mode else a & ~CR0_PG)
+        # CR0.PG of L1 stays, and an L2 without paging stays so
+        paging = not vcpu.guest_mode or l2_paging.active(vm, area, v) and a & CR0_PG
+        refused = registers.set_cr0(vm, vcpu, a | CR0_PG if paging else a & ~CR0_PG)
     elif code == ops.MOV_CR4:
-        refused = registers.set_cr4(vm, vcpu, a)
+        # and L2 pages in 32 bits
+        refused = registers.set_cr4(vm, vcpu, a & ~CR4_PAE if l2_paging.active(vm, area, v) else a)
     elif code == ops.WRMSR_EFER:
         refused = registers.set_efer(vm, vcpu, a, False)
     elif vcpu.guest_mode:
-        from_l2(vm, area, code, v, a)
+        from_l2(vm, area, code, v, a, d)
     else:
         from_l1(vm, area, code, v, a, b, c)
     if refused:
         skip(vm, area)
+    elif l2_paging.active(vm, area, v) and (code == ops.MOV_CR0 or code == ops.MOV_CR4):
+        l2_paging.registers_written(vm, area, v)
+        architecture.outdated(vm, area, v)
     host_side.look_at_host(vm, area)
 
 

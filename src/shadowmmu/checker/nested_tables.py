@@ -11,6 +11,7 @@
 L1 reaches every page of the machine by its number; a store to page T is a store to the nested table.
 """
 
+from ..x86.bits import CR0_ET, CR0_PE, CR0_PG, CR0_WP, CR4_PSE
 from . import places
 from .places import (
     DATA,
@@ -32,6 +33,15 @@ from .places import (
     U,
     entry,
 )
+
+
+#: L2 in 32-bit paging with 4M pages: one page holds all of its tables.  CR0, CR3, CR4.
+L2_REGISTERS = (CR0_PE | CR0_PG | CR0_WP | CR0_ET, places.L2_ROOT << 12, CR4_PSE)
+
+
+def l2_tables():
+    """gfn -> L2's own page directory: two pages of eight, everything at its own place."""
+    return {places.L2_TABLE: [entry(0, FULL | PS), entry(8, FULL | PS)]}
 
 
 def pae_roots(t):

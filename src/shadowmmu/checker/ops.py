@@ -55,7 +55,8 @@ OPS = (
     Op(MOV_CR3, "mov cr3", "mov cr3 = {r}", "MOV CR3, with `noflush` bit 63"),
     Op(MOV_CR4, "mov cr4", "mov cr4 = {4}", "MOV CR4"),
     Op(WRMSR_EFER, "wrmsr efer", "wrmsr efer = {e}", "WRMSR EFER"),
-    Op(INVLPG, "invlpg", "invlpg {x}", "INVLPG"),
+    Op(INVLPG, "invlpg", "invlpg {x}{_}{_}{f}", "INVLPG; `emulated`: by KVM, where the hardware "
+       "does it by itself"),
     Op(INVPCID, "invpcid", "invpcid {n} pcid={n} {x}", "INVPCID of type 0..3"),
     Op(SMM_ENTER, "smm enter", "smm enter", "SMI, as far as the MMU notices"),
     Op(SMM_LEAVE, "smm leave", "smm leave", "RSM"),

@@ -16,6 +16,8 @@ L1_TABLES, L1_PAGES = 16, 4
 #: PDPTEs of a PAE hypervisor's nested tables, which nobody edits: the manual does not say when a CPU reads them, nor what becomes
 #: of their reserved bits.
 PDPTES_A, PDPTES_B = 18, 19
+#: Where an L2 that pages itself has its page directory: at page 7 of its physical addresses, which is this gfn at the start.
+L2_TABLE, L2_ROOT = DATA + 3, 7
 
 #: Entries of EPT: rights, bit 7, A and D, and the memory type of a leaf.
 READ, WRITE, EXECUTE, RWX = 1, 2, 4, 7

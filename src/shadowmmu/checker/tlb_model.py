@@ -22,6 +22,7 @@ from ..state import core
 from ..vm import hardware
 from ..x86.bits import CR3_PCID_MASK, FRAME_MASK, FRAME_SHIFT, NX, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
 from . import area as areas
+from . import l2_paging
 
 COUNT, LAST_ROOT, LAST_SUM, ROWS = 0, 1, 2, 4
 ROW_WORDS = 3
@@ -81,6 +82,7 @@ def current_pcid(vm, vcpu):
 @core
 def obey(vm, area, vcpu, held):
     """At an entry: do the flushes that the MMU asked for."""
+    l2_paging.obey(vm, area, vcpu)
     if vcpu.hw_flush:
         clear(held)
     elif not state.rules(vm).tdp_enabled:

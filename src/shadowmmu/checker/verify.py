@@ -17,10 +17,10 @@ The dirty log is complete when the host's operation on it has ended.
 
 from .. import state
 from ..mmu import memslots
-from ..oracle import nested, walker
+from ..oracle import nested, tlb, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, invariants, known, tlb_model
+from . import architecture, invariants, known, l2_paging, tlb_model
 from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
@@ -146,11 +146,24 @@ def translations(vm, area, v):
 
 
 @core
+def linear_rows(vm, area, v):
+    """Check 1 for what the hardware holds of the linear addresses of an L2 that pages itself."""
+    i = l2_paging.held_wrong(vm, area, v)
+    if i >= 0 and not excused(vm, area):
+        gva, frame, rights = l2_paging.row_rights(vm, area, v, i)
+        areas.fail(vm, area, TRANSLATION, v, gva, frame, rights, 0)
+
+
+@core
 def access_done(vm, area, v, gva, kind, frame):
     """Check 1 for an access that reached a host frame (NO_SLOT: MMIO)."""
     vcpu = state.vcpu(vm, v)
     bit = architecture.access_bit(kind, vcpu.cpl, vcpu.ac)
     h = areas.head(vm, area)
+    if l2_paging.active(vm, area, v):
+        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not excused(vm, area):
+            areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, 0)
+        return
     allowed = architecture.accesses_by_rows(vm, area, v, gva, frame)
     for i in range(h[areas.N_GVAS]):
         if h[areas.GVAS + i] == gva & -(1 << vm.page_shift):
@@ -167,16 +180,27 @@ def fault_delivered(vm, area, v, gva, kind):
         areas.fail(vm, area, VECTOR, v, gva, vcpu.exception_vector, 0, 0)
         return
     error = vcpu.exception_error
-    permitted = vcpu.cr2 == gva and architecture.may_fault(vm, area, v, gva, kind, error)
+    paged = l2_paging.active(vm, area, v)
+    if paged:
+        permitted = vcpu.cr2 == gva and l2_paging.may_fault(vm, area, v, gva, kind, error)
+    else:
+        permitted = vcpu.cr2 == gva and architecture.may_fault(vm, area, v, gva, kind, error)
     if not permitted and not excused(vm, area):
         areas.fail(vm, area, FAULT, v, gva, error, vcpu.cr2, kind)
-    architecture.faulted(vm, area, v, gva)
+    if paged:
+        if not areas.head(vm, area)[areas.ASIDE] & known.FAULT_KEEPS:
+            l2_paging.guest_event(vm, area, v, tlb.PAGE_FAULT, gva)
+    else:
+        architecture.faulted(vm, area, v, gva)
 
 
 @core
 def nested_fault(vm, area, v, gva, kind, address, error):
     """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells the page.)"""
-    permitted = address >> vm.page_shift == gva >> vm.page_shift and architecture.may_exit(vm, area, v, gva, kind, error)
+    if l2_paging.active(vm, area, v):
+        permitted = l2_paging.may_exit(vm, area, v, gva, kind, address, error)
+    else:
+        permitted = address >> vm.page_shift == gva >> vm.page_shift and architecture.may_exit(vm, area, v, gva, kind, error)
     if not permitted and not excused(vm, area):
         areas.fail(vm, area, NESTED_EXIT, v, gva, error, address, kind)
     if not state.vcpu(vm, v).is_amd and not areas.head(vm, area)[areas.ASIDE] & known.VIOLATION_KEEPS:
@@ -203,6 +227,8 @@ def after_operation(vm, area):
         new = tlb_model.sample(vm, area, v)
         if new or h[areas.CHANGED] >> v & 1 or h[areas.CHANGED] < 0:
             translations(vm, area, v)
+            if l2_paging.active(vm, area, v):
+                linear_rows(vm, area, v)
             h[areas.CHANGED] &= ~(1 << v)
     if vm.last_warning == CACHE_WARNING and h[areas.ASIDE] & known.CACHE_WARNING:
         vm.warnings = 0

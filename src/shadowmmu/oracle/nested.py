@@ -125,11 +125,12 @@ def combined_tag(cpu, host):
 #: (by the tables, not by a held translation).
 TARGET_WORDS, MAX_TARGETS = 3, 24
 CACHED, WALKED = 1, 2
-#: Scratch: the two translations lists, then the frontiers of two levels (count, then VALUE and 1 if it may be cached).
+#: Scratch: the two translations lists, then the frontiers of two levels (count, then VALUE, 1 if it may be cached, the table's
+#: guest-physical address; -1: of a held partial walk).
 _TARGETS = 0
 _FRONTIER = 1 + TARGET_WORDS * MAX_TARGETS
 _MAX_FRONTIER = 24
-_FRONTIER_WORDS = 1 + 2 * _MAX_FRONTIER
+_FRONTIER_WORDS = 1 + 3 * _MAX_FRONTIER
 WORK_WORDS = _FRONTIER + 2 * _FRONTIER_WORDS
 
 
@@ -207,9 +208,14 @@ def target_fault(host, page, final, kind, status, value, flags):
     """The fault of a nested translation that does not exist (STATUS), or does not permit the access (VALUE); 0: none; -1: the
     CPU looks into the tables instead: for a write by a held translation without D (SDM 4.10.2.3), and on AMD whenever a held one
     forbids the access (APM 5.5.2)."""
+    # an access to a guest's table that counts as a write is told as a read, too (SDM table 28-7, note 1)
+    both = ept.READ if host[walker.MODE] >= walker.EPT4 and not final and kind == walker.WRITE_ACCESS else 0
     if status != walker.TRANSLATED:
-        return nested_fault(page, final, walker.fault_of(host, kind, status))
+        error = walker.fault_of(host, kind, status)
+        return nested_fault(page, final, error | both if error < MISCONFIGURATION else error)
     error = refused(host, value, kind)
+    if error:
+        error |= both
     if not flags & WALKED and (kind & walker.WRITE_ACCESS and not value & PT_DIRTY or error and host[walker.AMD]):
         return -1
     return nested_fault(page, final, error) if error else 0
@@ -224,17 +230,18 @@ def frontier(work, parity):
 
 
 @core
-def reach_table(work, parity, value, cached):
+def reach_table(work, parity, value, cached, ngpa):
     """A walk may go on in the table of this VALUE."""
     at = frontier(work, parity)
     n = work[at] + 0
     for i in range(n):
-        if work[at + 1 + 2 * i] == value:
-            work[at + 2 + 2 * i] |= cached
+        if work[at + 1 + 3 * i] == value and work[at + 3 + 3 * i] == ngpa:
+            work[at + 2 + 3 * i] |= cached
             return
     if n < _MAX_FRONTIER:
-        work[at + 1 + 2 * n] = value
-        work[at + 2 + 2 * n] = cached
+        work[at + 1 + 3 * n] = value
+        work[at + 2 + 3 * n] = cached
+        work[at + 3 + 3 * n] = ngpa
         work[at] = n + 1
 
 
@@ -255,11 +262,11 @@ def enter_table(memory, cpu, host, physical, combined, ngva, level, ngpa, rights
         keep = cached & work[at + 2]
         if kind == walker.WRITE_ACCESS and not value & PT_DIRTY:
             keep = 0
-        row = rights & ~FRAME_MASK | value & FRAME_MASK
+        row = rights & ~FRAME_MASK | value & FRAME_MASK | (_WRITE if value & PT_WRITABLE else 0)
         if keep and level < walker.ROOT_LEVEL[cpu[walker.MODE]]:
             tlb.hold(combined, tlb.row_name(combined_tag(cpu, host), tlb.current_pcid(cpu), tlb.WALK, level + 1),
                      tlb.covered_from(memory, cpu, ngva, level + 1), row)
-        reach_table(work, level, row, keep)
+        reach_table(work, level, row, keep, ngpa)
 
 
 @core
@@ -283,9 +290,10 @@ def reach_page(memory, cpu, host, physical, combined, ngva, ngpa, rights, cached
 def hold_page(memory, cpu, host, combined, ngva, rights, value):
     """Hold a combined translation of one small page."""
     row = rights & ~(FRAME_MASK | PT_DIRTY) | value & FRAME_MASK | rights & value & PT_DIRTY
-    for bit, right in ((PT_USER, _READ), (PT_WRITABLE, _WRITE)):
-        if value & bit:
-            row |= right
+    if value & PT_USER:
+        row |= _READ
+    if value & PT_WRITABLE:
+        row |= _WRITE
     if not value & NX:
         row |= _EXECUTE
     tlb.hold(combined, tlb.row_name(combined_tag(cpu, host), tlb.current_pcid(cpu), tlb.TRANSLATION, 1),
@@ -293,8 +301,33 @@ def hold_page(memory, cpu, host, combined, ngva, rights, value):
 
 
 @core
-def visit(memory, cpu, host, physical, combined, ngva, level, value, cached, kind, out, nested_out, work, outcomes):
-    """One entry of a guest's table: where a walk ends, or goes on to."""
+def may_be_marked(memory, host, physical, value, ngpa, nested_out, work, outcomes):
+    """A guest's entry gets A or D where its table was only read (EPT without A and D bits): a write, which may be a violation.
+    False: the walk does not go on."""
+    if table_kind(host) == walker.WRITE_ACCESS or value & _WRITE:
+        return True
+    if ngpa < 0:
+        # a held partial walk without that right: the CPU walks from CR3
+        return False
+    possible = False
+    targets(memory, host, physical, ngpa, nested_out, work)
+    for i in range(work[_TARGETS]):
+        at = _TARGETS + 1 + i * TARGET_WORDS
+        status = work[at] + 0
+        target = work[at + 1] + 0
+        fault = target_fault(host, ngpa >> memory.page_shift, False, walker.WRITE_ACCESS, status, target, work[at + 2] + 0)
+        if fault > 0:
+            # whether the write of a bit is told as a read, too, is not said
+            tlb.add_outcome(outcomes, NESTED_FAULT, fault)
+            tlb.add_outcome(outcomes, NESTED_FAULT, fault ^ ept.READ)
+        elif fault == 0 and (target ^ value) & FRAME_MASK == 0:
+            possible = True
+    return possible
+
+
+@core
+def visit(memory, cpu, host, physical, combined, ngva, level, value, cached, ngpa, kind, out, nested_out, work, outcomes):
+    """One entry of a guest's table, which lies at `ngpa`: where a walk ends, or goes on to."""
     _, table = tlb.resume_value(value, level + 1, out)
     status = walker.step(memory, cpu, ngva, level, table, out)
     if status != walker.TABLE and status != walker.TRANSLATED:
@@ -305,6 +338,9 @@ def visit(memory, cpu, host, physical, combined, ngva, level, value, cached, kin
         cached = 0
     rights = tlb.rights_word(out, 0)
     if status == walker.TABLE:
+        if not walker.is_accessed(cpu, entry) \
+                and not may_be_marked(memory, host, physical, value, ngpa, nested_out, work, outcomes):
+            return
         enter_table(memory, cpu, host, physical, combined, ngva, level - 1, ((entry & FRAME_MASK) >> 12) << memory.page_shift,
                     rights, cached, nested_out, work, outcomes)
         return
@@ -316,11 +352,16 @@ def visit(memory, cpu, host, physical, combined, ngva, level, value, cached, kin
     if out[walker.GLOBAL] and cpu[walker.CR4] & CR4_PGE:
         rights |= PT_GLOBAL
     rights |= out[walker.KEY] << tlb.PKEY_SHIFT
-    ngpa = (out[walker.GFN] << memory.page_shift) + (ngva & ((1 << memory.page_shift) - 1))
+    page = (out[walker.GFN] << memory.page_shift) + (ngva & ((1 << memory.page_shift) - 1))
+    # (an access that the guest refuses need not mark its last entry)
+    marked = walker.is_accessed(cpu, entry) and (out[walker.DIRTY] or not kind & walker.WRITE_ACCESS)
+    if not error and not marked \
+            and not may_be_marked(memory, host, physical, value, ngpa, nested_out, work, outcomes):
+        return
     if error:
-        learn_page(memory, cpu, host, physical, combined, ngva, ngpa, rights, cached, nested_out, work)
+        learn_page(memory, cpu, host, physical, combined, ngva, page, rights, cached, nested_out, work)
     else:
-        reach_page(memory, cpu, host, physical, combined, ngva, ngpa, rights, cached, kind, nested_out, work, outcomes)
+        reach_page(memory, cpu, host, physical, combined, ngva, page, rights, cached, kind, nested_out, work, outcomes)
 
 
 @core
@@ -342,7 +383,7 @@ def resume_level(memory, cpu, host, combined, ngva, level, work):
         at = tlb.row_at(i)
         if combined[at] == tlb.row_name(tag, pcid, tlb.WALK, level + 1) \
                 and combined[at + 1] == tlb.covered_from(memory, cpu, ngva, level + 1):
-            reach_table(work, level, combined[at + 2] + 0, 1)
+            reach_table(work, level, combined[at + 2] + 0, 1, -1)
 
 
 @core
@@ -375,9 +416,10 @@ def permitted(memory, cpu, host, physical, combined, ngva, kind, out, nested_out
         resume_level(memory, cpu, host, combined, ngva, level, work)
         here = frontier(work, level)
         for i in range(work[here]):
-            learn_below(memory, cpu, host, physical, ngva, level, work[here + 1 + 2 * i] + 0, out, nested_out)
-            visit(memory, cpu, host, physical, combined, ngva, level, work[here + 1 + 2 * i] + 0, work[here + 2 + 2 * i] + 0, kind,
-                  out, nested_out, work, outcomes)
+            at = here + 1 + 3 * i
+            learn_below(memory, cpu, host, physical, ngva, level, work[at] + 0, out, nested_out)
+            visit(memory, cpu, host, physical, combined, ngva, level, work[at] + 0, work[at + 1] + 0, work[at + 2] + 0, kind, out,
+                  nested_out, work, outcomes)
         work[here] = 0
     rows_outcomes(memory, cpu, host, combined, ngva, kind, outcomes)
 
