@@ -10,6 +10,7 @@ from .. import state
 from ..state import JIT, Array, entry_point
 from . import breadth as exhaustive
 from . import execute, invariants, ops, random_walk, step, verify
+from . import seen as met
 
 
 @entry_point
@@ -50,11 +51,17 @@ def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: 
 
 
 @entry_point
-def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, nodes: Array, capacity, path: Array,
+def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, nodes: Array, path: Array,
             seen: Array, bits, budget, max_depth):
     """breadth.breadth."""
-    return exhaustive.breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path, seen, bits,
+    return exhaustive.breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, path, seen, bits,
                               budget, max_depth)
+
+
+@entry_point
+def put_all(seen: Array, bits, digests: Array, n):
+    """seen.put_all."""
+    met.put_all(seen, bits, digests, n)
 
 
 def table(n):
@@ -64,6 +71,13 @@ def table(n):
         return buffer
     import numpy
     return numpy.frombuffer(buffer, dtype=numpy.int64)
+
+
+def table_from(words):
+    """A table with the contents of a buffer of words."""
+    out = table(len(words))
+    memoryview(out).cast("B")[:] = memoryview(words).cast("B")
+    return out
 
 
 def table_of(rows):

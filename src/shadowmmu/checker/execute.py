@@ -440,6 +440,10 @@ def perform(vm, area, op, at):
     h = areas.head(vm, area)
     h[areas.SKIPPED] = 0
     h[areas.OUTCOME] = 0
+    if h[areas.FULL]:
+        # nothing is known of such a state any more
+        skip(vm, area)
+        return h[areas.FAIL] + 0
     code = op[at]
     if code >= ops.HOST_WRITE:
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])

@@ -298,6 +298,10 @@ class Arena:
             interpreted.rules(self.view(0)).strict_old_spte = 1
         if aside & known.MMIO_RESYNC:
             interpreted.rules(self.view(0)).mmio_sync_looks = 1
+        if aside & known.PAE_ROOT:
+            interpreted.rules(self.view(0)).pae_root_unseen = 1
+        if aside & known.ALIAS_RMAP:
+            interpreted.rules(self.view(0)).set_spte_looks_at_gfn = 1
         if machine.l2_paging:
             table[areas.L2_CR0], table[areas.L2_CR3], table[areas.L2_CR4] = nested_tables.L2_REGISTERS
         table[areas.N_GVAS] = len(machine.pages)

@@ -17,6 +17,7 @@ from .. import state
 from ..state import JIT, core
 from . import area as areas
 from . import coverage, digest, execute, ops, step, verify
+from . import seen as met
 
 #: Words that the loop and Python share; the first six mean the same in `breadth`.
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS,
@@ -117,7 +118,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
         step.forget_counters(vm)
         if work[STEP] > work[DEPTH]:
             work[DEPTH] = work[STEP]
-        new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
+        new = met.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
         if new < 0:
             work[TABLE_FULL] += 1
         if new:

@@ -20,6 +20,10 @@ FIELDS = {
                        "to set `mmio-writable` aside",
     "mmio_sync_looks": "syncing an MMIO spte looks for a memslot; no kernel does so, it is what the checker puts in place to set "
                        "`mmio-resync` aside",
+    "pae_root_unseen": "a PAE guest's root is made although the page behind CR3 has no memslot; no kernel does so, it is what "
+                       "the checker puts in place to set `pae-root` aside",
+    "set_spte_looks_at_gfn": "mmu_set_spte drops an entry that maps the same page for another gfn; no kernel does so, it is what "
+                             "the checker puts in place to set `alias-rmap` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
     "exhibit": "which exhibit of a patch that holds several is in force (museum/combined.py); 0: none",
     "role_has_smep": "CR4.SMEP itself is in the page role (7.2), not only together with CR0.WP=0",
