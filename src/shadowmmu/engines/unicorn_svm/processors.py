@@ -4,19 +4,18 @@
     SvmHardware (one CPU record, one code cache)          Processors
       env: registers, MSRs, x87/SSE, intercepts   <-swap->   [0] [1] [2] ...   at rest, between two `run`s
       TLB of the soft MMU                         <-swap->   each has its own tables, nothing is flushed
-      control block: queued event, paths' blocks  <-swap->
+      control block: queued event, CR3, blocks    <-swap->
       translated code                             shared by all
       cache virtual address -> translated code    emptied at every swap
 
-Why one engine and not one for each processor.  Translated code is found by physical address, so what one processor writes
-must be forgotten for all of them.  The engine does that by itself for its own translations only; a second engine over the
-same memory would never hear of the store and run the old code.  With one engine a store to translated code is seen
-whichever processor makes it: `notdirty_write` forgets the code of the bytes stored.
+Why one engine and not one for each processor.  Translated code is found by physical address, and what one processor
+stores must be forgotten for all of them.  An engine does that for its own translations only; a second engine over the
+same memory would never hear of the store and run the old code.  With one engine a store to a page with code is seen
+whichever processor makes it (`code_pages`).
 
-One thing is left.  The engine hears of a store only through a TLB entry marked "not dirty"; the mark goes after the first
-store through an entry that cannot execute.  Code that another processor translated meanwhile from the same frame would
-then be overwritten unseen.  So a processor that comes back after anything was translated has all its marks set again
-(`tlb_reset_dirty`): the TLB stays, the next store to each page takes the slow way once.
+One thing is left.  A store is seen only through a TLB entry made after its page was marked as one with code; `code_pages`
+therefore empties the TLB when it marks a page, but reaches only the TLB of the processor that runs.  So a processor that
+comes back after any page was marked starts with an empty TLB.  Pages are marked once; later nothing is lost.
 """
 
 import ctypes
@@ -29,8 +28,8 @@ RECORD = ((0, o.BREAKPOINTS), (o.OLD_EXCEPTION, o.VM_VMCB), (o.INTERCEPT, o.NEST
 #: Cells of the control block that belong to one processor.
 CELLS = (hooks.EVENT_PENDING, hooks.EVENT_INFO, hooks.EVENT_ERROR, hooks.EVENT_LENGTH, hooks.EXIT_INT_INFO,
          hooks.EXIT_INT_ERROR, hooks.EXIT_INT_LENGTH, hooks.DELIVERY_RIP, hooks.HELD_REQUESTS, hooks.FAST_ARGUMENT,
-         hooks.WALK_ARGUMENT)
-EVERYWHERE = 1 << 48, (1 << 64) - (1 << 48)
+         hooks.WALK_ARGUMENT, hooks.ROOT)
+DR7_ENABLES = 0xFF
 
 
 class Processors:
@@ -42,15 +41,14 @@ class Processors:
     def __init__(self, hardware):
         self.hardware = hardware
         env, cpu = hardware.env_address, hardware.cpu_address
-        self._places = [(env + start, end - start) for start, end in RECORD] + [(cpu + o.CPU_TLB, o.CPU_TLB_SIZE)]
+        self._places = [(env + start, end - start) for start, end in RECORD]
+        self._places.append((cpu + o.CPU_TLB, o.CPU_TLB_END - o.CPU_TLB))
         functions = hardware.state.functions
         self._new_tlb = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(functions["tlb_init"])
-        self._forget_jumps = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint16)(functions["tlb_flush_by_mmuidx"])
-        self._mark_clean = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)(
-            functions["tlb_reset_dirty"])
+        self._flush_modes = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint16)(functions["tlb_flush_by_mmuidx"])
         self._fresh = self._read()
         self._resting = [self._fresh]
-        self._seen = [0]
+        self._marked = [0]
         self.selected = 0
 
     def add(self):
@@ -59,7 +57,7 @@ class Processors:
         self._write(self._fresh)
         self._new_tlb(self.hardware.cpu_address)
         self._resting.append(self._read())
-        self._seen.append(self._translations())
+        self._marked.append(self.hardware.pages_marked)
         self._write(current)
         return len(self._resting) - 1
 
@@ -67,18 +65,24 @@ class Processors:
         """Swap processor `number` in."""
         if number == self.selected:
             return
+        hw = self.hardware
+        breakpoints = hw.dr[7]
+        if breakpoints & DR7_ENABLES:
+            # the engine keeps them in a list of its own
+            hw.write_dr(7, breakpoints & ~DR7_ENABLES)
+            hw.dr[7] = breakpoints
         self._resting[self.selected] = self._read()
-        self._seen[self.selected] = self._translations()
+        self._marked[self.selected] = hw.pages_marked
         self._write(self._resting[number])
         self.selected = number
-        cells, cpu = self.hardware.cells, self.hardware.cpu_address
-        cells[hooks.PREFETCH_RIP] = -1
-        self._forget_jumps(cpu, 0)      # of no MMU mode: only the cache of jumps
-        if self._seen[number] != self._translations():
-            self._mark_clean(cpu, *EVERYWHERE)
-
-    def _translations(self):
-        return self.hardware.cells[hooks.TRANSLATED]
+        breakpoints = hw.dr[7]
+        if breakpoints & DR7_ENABLES:
+            hw.dr[7] = breakpoints & ~DR7_ENABLES
+            hw.write_dr(7, breakpoints)
+        hw.cells[hooks.PREFETCH_RIP] = -1
+        self._flush_modes(hw.cpu_address, 0)      # of no MMU mode: this empties only the cache of jumps
+        if self._marked[number] != hw.pages_marked:
+            hw.flush_tlb()
 
     def _read(self):
         cells = self.hardware.cells
