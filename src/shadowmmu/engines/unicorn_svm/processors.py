@@ -28,7 +28,7 @@ RECORD = ((0, o.BREAKPOINTS), (o.OLD_EXCEPTION, o.VM_VMCB), (o.INTERCEPT, o.NEST
 #: Cells of the control block that belong to one processor.
 CELLS = (hooks.EVENT_PENDING, hooks.EVENT_INFO, hooks.EVENT_ERROR, hooks.EVENT_LENGTH, hooks.EXIT_INT_INFO,
          hooks.EXIT_INT_ERROR, hooks.EXIT_INT_LENGTH, hooks.DELIVERY_RIP, hooks.HELD_REQUESTS, hooks.FAST_ARGUMENT,
-         hooks.WALK_ARGUMENT, hooks.ROOT)
+         hooks.WALK, hooks.WALK_ARGUMENT, hooks.ROOT)
 DR7_ENABLES = 0xFF
 
 
