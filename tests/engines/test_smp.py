@@ -9,7 +9,8 @@ import pytest
 from shadowmmu.cli import run_command
 from shadowmmu.cli.errors import UsageError
 from shadowmmu.engines.unicorn_svm import exits as svm
-from shadowmmu.guests import session
+from shadowmmu.guests import multiboot, session
+from shadowmmu.guests.demo import IMAGE
 from shadowmmu.guests.image import DescriptorTable, GuestImage
 from shadowmmu.mmu import events
 
@@ -141,6 +142,46 @@ def test_each_vcpu_waits_for_its_start():
 def test_what_several_vcpus_cannot_do_is_refused(options, words):
     with pytest.raises(UsageError, match=words):
         run_command.main(rules="linux-6.12", mmu="shadow", profile="amd", **options)
+
+
+# The demo kernel -----------------------------------------------------------------------------------------------
+
+MEMORY = 32 << 20
+
+
+def demo(words="", **options):
+    """(console lines, session) of the demo kernel."""
+    image = multiboot.load(IMAGE, f"demo {words}", [], MEMORY, "pcid" in words.split())
+    out = bytearray()
+    outcome = session.run(image, on_output=out.extend, timeout=100, **options)
+    assert outcome.report.reason == "exit" and outcome.report.exit_code == 0, outcome.report.text
+    return out.decode().splitlines(), outcome
+
+
+@pytest.mark.parametrize("words, options", [
+    ("", {}), ("", {"mmu": "none"}), ("", {"mmu": "tdp"}), ("pcid", {"cpus": 3}), ("timer", {"cpus": 4, "mmu": "tdp-legacy"}),
+    ("la57", {"la57": True, "quantum": 20_000})])
+def test_demo_on_several_cpus_ends_with_the_same_checksum(words, options):
+    more = {"la57": True} if words == "la57" else {}
+    alone, _ = demo(words, mmu="none", **more)
+    lines, outcome = demo(words, **{"cpus": 2, **options})
+    assert lines[-1] == alone[-1] and lines[-1].startswith("DEMO OK ")
+    assert "smp: 24 rounds of another frame at one address, 0 stale reads" in lines
+    switches = next(line for line in lines if line.startswith("total cpus")).split("switches ")[1].split()
+    assert len(switches) == len(outcome.vm.vcpus) and all(int(count) > 0 for count in switches[:2])
+
+
+def test_demo_repeats_exactly():
+    (lines, first), (again, second) = demo(cpus=2), demo(cpus=2)
+    assert lines == again and first.report.instructions == second.report.instructions
+    assert dict(first.vm.stat.items()) == dict(second.vm.stat.items()) and first.registers == second.registers
+
+
+@pytest.mark.parametrize("mmu", ["shadow", "none"])
+def test_demo_without_the_shootdown_interrupt_reads_stale_data(mmu):
+    lines, _ = demo("noshootdown", cpus=2, mmu=mmu)
+    line = next(line for line in lines if "stale reads" in line)
+    assert int(line.split()[-3]) > 24
 
 
 # One vCPU ------------------------------------------------------------------------------------------------------

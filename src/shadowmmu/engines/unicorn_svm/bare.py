@@ -40,6 +40,9 @@ class BareRun(KvmRun):
         self._mid_instruction()
         super().mmio_write(gpa, size, value)
 
+    def ram_written(self, offset, size):
+        self.hardware.invalidate_code(offset, size)
+
     def _mid_instruction(self):
         """No exit leads here: what the access does to interrupts has to be seen after the instruction."""
         self.hardware.limit_run(self.hardware.instruction_count)

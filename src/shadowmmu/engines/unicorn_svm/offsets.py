@@ -34,6 +34,7 @@ UC_NO_EXIT_REQUEST = 2034
 CPU_CFLAGS_NEXT_TB = 24
 CPU_INTERRUPT_REQUEST = 28
 CPU_EXCEPTION_INDEX = 33184
+CPU_CLASS = 33200
 CPU_TCG_EXIT_REQ = 33208
 CPU_TLB = 33216  # CPUTLB: counters; the slow part of each of 3 MMU modes; then
 CPU_TLB_FAST = 35344  # CPUTLBDescFast f[3]: mask, table; the end of CPUTLB, just before icount_decr
@@ -318,22 +319,25 @@ def verify_tlb(state: EngineState, gva, hpa, host):
         raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (TLB entries)")
 
 
-#: Bytes of the CPU object that are searched for its page walker.
-CPU_OBJECT_SIZE = 65536
+#: The CPU class lies so near behind the CPU's start; so many of its bytes are searched for its page walker.
+CPU_OBJECT_SIZE, CPU_CLASS_SIZE = 65536, 1024
 
 
 def find_page_walker(state: EngineState):
     """Host address of the word through which the engine calls its page walker (CPUClass.tlb_fill).
 
-    The class object lies inside the CPU object; it holds the walker's address twice, in the word that is called and in
+    The class object lies inside the CPU object, which has a pointer to it; it holds the walker's address twice, in the word that is called and in
     the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is exactly one such pair.
     """
     walker = state.functions["x86_cpu_tlb_fill"].to_bytes(8, "little")
-    with open("/proc/self/mem", "rb", 0) as memory:
-        memory.seek(state.cpu)
-        data = memory.read(CPU_OBJECT_SIZE)
+    start = ctypes.c_uint64.from_address(state.cpu + CPU_CLASS).value
+    data = b""
+    if 0 < start - state.cpu < CPU_OBJECT_SIZE:
+        with open("/proc/self/mem", "rb", 0) as memory:
+            memory.seek(start)
+            data = memory.read(CPU_CLASS_SIZE)
     places = [at for at in range(0, len(data) - 15, 8) if data[at:at + 16] == walker * 2]
     if len(places) != 1:
         raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs ({len(places)} places look like the page "
                           "walker of the CPU class)")
-    return state.cpu + places[0]
+    return start + places[0]
