@@ -8,6 +8,7 @@
 """
 
 import ctypes
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -915,12 +916,22 @@ class KvmRun:
 
     def start(self):
         """The first entry; False when the guest cannot be entered."""
-        self._started = time.monotonic()
+        self._start_clock()
         return self._enter()
+
+    def _start_clock(self):
+        """From now on `timeout` counts.  A guest that only faults never comes by Python: a thread fetches it."""
+        self._started = time.monotonic()
+        if self.timeout is not None:
+            self._alarm = threading.Timer(self.timeout, self.hardware.kick)
+            self._alarm.daemon = True
+            self._alarm.start()
+
+    _alarm = None
 
     def start_restored(self):
         """Into guest mode with the state of a snapshot, which lies between two instructions: no entry, no event."""
-        self._started = time.monotonic()
+        self._start_clock()
         self._load_hardware()
         self._show_serial()
 
@@ -963,6 +974,8 @@ class KvmRun:
 
     def finish(self):
         """The report of a run that has ended."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         report = self.report
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
