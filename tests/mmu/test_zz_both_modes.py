@@ -31,8 +31,9 @@ def test_both_modes_agree(own_records, tmp_path):
     other = run(not JIT, tmp_path / "other.json")
     assert other, "the other mode ran no test with a machine"
     own = json.loads(json.dumps(own_records))
-    if not set(own) >= set(other):
+    if JIT and not set(own) >= set(other):
         # only part of the suite ran in this process
         own = run(JIT, tmp_path / "own.json")
-    different = [name for name in other if own.get(name) != other[name]]
-    assert different == []
+    # interpreted, fewer random walks are made
+    compiled, interpreted = (own, other) if JIT else (other, own)
+    assert [name for name in interpreted if compiled.get(name) != interpreted[name]] == []

@@ -88,13 +88,13 @@ def upper_values(m):
 # ---- what a vCPU does
 
 def accesses(m, v, small):
-    """Loads and fetches."""
+    """Loads and fetches.  None by a held translation: it would change nothing, and what is held is checked anyway."""
     if small:
         return [row(ops.LOAD, v, gva, 0, 0, 0) for gva in m.gvas[:7]]
     out = []
     for gva in m.gvas:
-        for flags in (0, USER, BY_TLB, AC, USER | BY_TLB):
-            out += [row(ops.LOAD, v, gva, 0, 0, flags), row(ops.FETCH, v, gva, 0, 0, flags & ~AC)]
+        out += [row(ops.LOAD, v, gva, 0, 0, flags) for flags in (0, USER, AC)]
+        out += [row(ops.FETCH, v, gva, 0, 0, flags) for flags in (0, USER)]
     return out
 
 
@@ -106,9 +106,11 @@ def stores(m, v, small):
             for value in values[:4] if small else values + more:
                 for flags in (0,) if small else (0, 0, BY_TLB):
                     out.append(row(ops.STORE, v, page * PAGE + i * size, value, size, flags))
+    # a data page may be a page table at another place: values that are entries, and several
     for page in m.pages[3:5] if small else m.pages:
-        for flags in (0,) if small else (0, USER, BY_TLB):
-            out.append(row(ops.STORE, v, page * PAGE, entry(DATA + 1), size, flags))
+        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA + 2), 0):
+            for flags in (0,) if small else (0, USER, BY_TLB):
+                out.append(row(ops.STORE, v, page * PAGE, value, size, flags))
     return out
 
 
@@ -144,8 +146,9 @@ def emulated(m, v, small):
 def root_loads(m, v, small):
     """MOV CR3."""
     roots = (ROOT_A, ROOT_B) if small else (ROOT_A, ROOT_A, ROOT_A, ROOT_B, ROOT_B, ROOT_B, MMIO, 12, PDPT)
-    return [row(ops.MOV_CR3, v, root << 12 | pcid | keep) for root in roots for pcid in m.pcids
-            for keep in ((0, CR3_NOFLUSH) if len(m.pcids) > 1 else (0,))]
+    # the machine may have PCIDs off at the start and switch them on
+    keep = (0, CR3_NOFLUSH) if len(m.pcids) > 1 or m.efer & EFER_LMA and not small else (0,)
+    return [row(ops.MOV_CR3, v, root << 12 | pcid | bit) for root in roots for pcid in m.pcids for bit in keep]
 
 
 def invalidations(m, v, small):
@@ -242,7 +245,7 @@ def slots(small):
 
 def dirty(small):
     """Dirty logs on, off, read; cleared page by page (KVM_CLEAR_DIRTY_LOG)."""
-    numbers = (0,) if small else (0, 0, 1)
+    numbers = (0,) if small else (0, 1)
     out = [row(ops.DIRTY_LOG, 0, slot, on, 0) for slot in numbers for on in (1, 0)]
     out += [row(ops.DIRTY_READ, 0, slot, 0) for slot in numbers]
     if not small:

@@ -13,6 +13,7 @@ from .. import state
 from ..state import core
 from . import area as areas
 from . import coverage, digest, execute, ops, step, verify
+from . import seen as met
 
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT,
  COVERED) = range(13)
@@ -38,14 +39,14 @@ def rebuild(vm, initial, area, words, alphabet, nodes, node, path):
 
 @core
 def lose(work, depth):
-    """A new state of this depth could not be kept."""
+    """There was no room to note a state of this depth as met: if it is new, it is not gone on from."""
     work[TABLE_FULL] += 1
     if not work[LOST]:
         work[LOST] = depth
 
 
 @core
-def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
+def expand(vm, area, alphabet, work, nodes, seen, bits, node, depth):
     """Do operation NEXT_OP in the state of `node`: 0, or the number of a failure."""
     at = work[NEXT_OP] * ops.ROW_WORDS
     was = coverage.before(vm, area, alphabet, at)
@@ -62,13 +63,13 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
         return 0
     work[COVERED] |= coverage.reached(vm, area, alphabet, at, was)
     step.forget_counters(vm)
-    new = digest.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
+    new = met.is_new(seen, bits, (digest.digest(vm, area) ^ work[SALT]) | 1)
     if new:
         work[STATES] += new > 0
         failure = verify.structure(vm, area)
         if failure:
             return failure
-        if new > 0 and work[NODES] < capacity:
+        if new > 0:
             nodes[work[NODES]] = node << MOVE_BITS | work[NEXT_OP]
             work[NODES] += 1
             work[DEPTH] = depth + 1
@@ -78,10 +79,10 @@ def expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth):
 
 
 @core
-def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path,
+def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, path,
             seen, bits, budget, max_depth):
-    """Expand nodes in order until `budget` operations are done: 0; -1 when everything to max_depth is done; or the number
-    of a failure, found by operation NEXT_OP in node NEXT_NODE."""
+    """Expand nodes in order until `budget` operations are done (`nodes` has room for as many more): 0; -1 when everything to
+    max_depth is done; or the number of a failure, found by operation NEXT_OP in node NEXT_NODE."""
     start = state.attach(initial)
     there = state.attach(base)
     vm = state.attach(current)
@@ -96,7 +97,7 @@ def breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, c
             if done >= budget:
                 return 0
             step.copy(vm, there, words)
-            failure = expand(vm, area, alphabet, work, nodes, capacity, seen, bits, node, depth)
+            failure = expand(vm, area, alphabet, work, nodes, seen, bits, node, depth)
             done += 1
             if failure:
                 return failure

@@ -168,12 +168,19 @@ class Campaign:
             time.sleep(0.05)
         return None
 
+    def covered(self):
+        """The marks that were reached."""
+        marks = 0
+        for t in self.totals.values():
+            marks |= t.covered
+        return marks
+
     def show(self, under_way):
         """The progress line."""
         done = sum(t.operations for t in self.totals.values())
         self.progress.show(f"{self.workers()} workers, {under_way} tasks under way", done,
                            sum(t.states for t in self.totals.values()), max((t.depth for t in self.totals.values()), default=0),
-                           time.monotonic() - self.started, self.seconds)
+                           self.covered(), time.monotonic() - self.started, self.seconds)
 
 
 def connect(workers, scheduler):

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-r"""Telling states apart: a 62-bit digest of what matters for the future, and the set of digests that were met.
+r"""Telling states apart: a 62-bit digest of what matters for the future.
 
     registers, requests, roots | shadow pages in list order | guest memory, slots | held by hardware, permitted
           \________________________ fold, word by word _________________________/
                                         |
-                                     digest ^ salt  -->  open-addressed table of 2**bits words
+                                     digest ^ salt  -->  the set of those met (`seen`)
 
 A shadow page goes by its place in the active list, never by its number; statistics, free lists and the order of chains do not
-count.  Two states with one digest are taken for one state.
+count.  vCPUs start equal and what one can do the other can, so states that differ by the vCPUs' numbers are one as well.  Two
+states with one digest are taken for one state.
 """
 
 from .. import state
 from ..mmu import geometry as tables
-from ..mmu import roots, sptes
+from ..mmu import roots, sptes, walk
 from ..state import core, layout
 from . import architecture, tlb_model
 from . import area as areas
@@ -58,9 +59,14 @@ def label_pages(vm, area):
 
 @core
 def named(vm, area, entry):
-    """An spte, root or held row with the number of a shadow page replaced by its label."""
-    i = tables.frame_to_page(vm, tables.entry_frame(entry))
+    """An spte, root or held row with the number of a shadow page replaced by its label, that of a vCPU's special frame
+    (pae_root, pml4_root, ...) by its place among them."""
+    frame = tables.entry_frame(entry)
+    i = tables.frame_to_page(vm, frame)
     if i < 0:
+        special = frame - vm.shadow_pfn - 1
+        if 0 <= special < vm.n_vcpus * layout.SPECIAL_PER_VCPU:
+            return entry & 0xFFF | (special % layout.SPECIAL_PER_VCPU + 0x3000) << 12 | entry & -(1 << 52)
         return entry
     return entry & 0xFFF | (areas.common(vm, area, areas.OUTCOMES)[i] + 0x4000) << 12 | entry & -(1 << 52)
 
@@ -86,7 +92,7 @@ def digest_pending(vm, h, v, p):
     """What a vCPU has begun: its parameters, what its walk saw, and the fault so far."""
     for i in range(areas.PENDING_WORDS):
         h = fold(h, p[i])
-    w = state.walker(vm, 2 * v)
+    w = walk.walker_of(vm, state.vcpu(vm, v), walk.FAULT_WALKER)
     h = fold(h, w.level | w.pte_access << 8 | w.gfn << 16)
     for i in range(layout.MAX_LEVEL):
         h = fold(h, w.ptes[i])
@@ -97,7 +103,8 @@ def digest_pending(vm, h, v, p):
 
 
 @core
-def digest_vcpu(vm, area, h, v):
+def digest_vcpu(vm, area, v):
+    h = 1
     vcpu = state.vcpu(vm, v)
     ctx = state.context(vm, vcpu.mmu)
     h = fold(h, vcpu.cr0)
@@ -133,7 +140,8 @@ def digest(vm, area):
     label_pages(vm, area)
     h = 1
     for v in range(vm.n_vcpus):
-        h = digest_vcpu(vm, area, h, v)
+        # a sum: which vCPU is which does not matter
+        h = (h + digest_vcpu(vm, area, v)) & MASK
     i = vm.list_head[0]
     while i >= 0:
         sp = state.page(vm, i)
@@ -144,7 +152,8 @@ def digest(vm, area):
         if sp.in_use and sp.list == layout.NO_LIST:
             h = digest_page(vm, area, h, sp)
     head = areas.head(vm, area)
-    h = fold(h, head[areas.TAINTED] | head[areas.UNTRACKED] << 8 | head[areas.HOST_CODE] << 16 | head[areas.HOST_A] << 32)
+    h = fold(h, head[areas.TAINTED] | head[areas.KEPT] << 4 | head[areas.UNTRACKED] << 8 | head[areas.HOST_CODE] << 16
+             | head[areas.HOST_A] << 32)
     h = fold(h, vm.n_max_mmu_pages << 32 | vm.indirect_shadow_pages << 16 | vm.mmio_generation[0])
     for i in range(vm.n_slots):
         slot = state.slot(vm, i)
@@ -156,20 +165,3 @@ def digest(vm, area):
             h = fold(h, meta.dirty | meta.write_track << 1 | (meta.rmap != 0) << 16)
     h = fold(h, sum_of(state.words(vm, vm.hva), vm.n_hva))
     return fold(h, sum_of(state.words(vm, vm.ram), vm.n_ram << (vm.page_shift - 3))) | 1
-
-
-@core
-def is_new(seen, bits, h):
-    """Put a digest into the open-addressed set of 2**bits words: 1 if it was not there, 0 if it was, -1 if there is no room."""
-    mask = (1 << bits) - 1
-    at = h >> 8 & mask
-    for _ in range(64):
-        if seen[at] == h:
-            return 0
-        if seen[at] == 0:
-            seen[at] = h
-            return 1
-        at = at + 1 & mask
-    return -1
-
-

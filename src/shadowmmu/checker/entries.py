@@ -10,6 +10,7 @@ from .. import state
 from ..state import JIT, Array, entry_point
 from . import breadth as exhaustive
 from . import execute, invariants, ops, random_walk, step, verify
+from . import seen as met
 
 
 @entry_point
@@ -42,19 +43,25 @@ def judge(handle, number):
 
 
 @entry_point
-def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: Array, n_kinds, work: Array, trace: Array,
-           pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
+def wander(initial, current, pool, stride, area, words, alphabet: Array, about: Array, kinds: Array, n_kinds, work: Array,
+           trace: Array, pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
     """random_walk.wander."""
-    return random_walk.wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace, pool_trace,
-                              pool_depth, seen, bits, budget)
+    return random_walk.wander(initial, current, pool, stride, area, words, alphabet, about, kinds, n_kinds, work, trace,
+                              pool_trace, pool_depth, seen, bits, budget)
 
 
 @entry_point
-def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, nodes: Array, capacity, path: Array,
+def breadth(initial, base, current, area, words, alphabet: Array, n_ops, work: Array, nodes: Array, path: Array,
             seen: Array, bits, budget, max_depth):
     """breadth.breadth."""
-    return exhaustive.breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, capacity, path, seen, bits,
+    return exhaustive.breadth(initial, base, current, area, words, alphabet, n_ops, work, nodes, path, seen, bits,
                               budget, max_depth)
+
+
+@entry_point
+def put_all(seen: Array, bits, digests: Array, n):
+    """seen.put_all."""
+    met.put_all(seen, bits, digests, n)
 
 
 def table(n):
@@ -64,6 +71,13 @@ def table(n):
         return buffer
     import numpy
     return numpy.frombuffer(buffer, dtype=numpy.int64)
+
+
+def table_from(words):
+    """A table with the contents of a buffer of words."""
+    out = table(len(words))
+    memoryview(out).cast("B")[:] = memoryview(words).cast("B")
+    return out
 
 
 def table_of(rows):

@@ -329,6 +329,8 @@ def instruction(vm, area, code, v, a, b, c, d):
         else:
             if refused:
                 areas.fail(vm, area, verify.NOT_REFUSED, v, 0, a, 0, 0)
+            if a < 0:
+                areas.head(vm, area)[areas.KEPT] = 1
             host_side.look_at_host(vm, area)
             architecture.cr3_written(vm, area, v, a)
     elif code == ops.MOV_CR4:
@@ -416,6 +418,10 @@ def perform(vm, area, op, at):
     h = areas.head(vm, area)
     h[areas.SKIPPED] = 0
     h[areas.OUTCOME] = 0
+    if h[areas.FULL]:
+        # nothing is known of such a state any more
+        skip(vm, area)
+        return h[areas.FAIL] + 0
     code = op[at]
     if code >= ops.HOST_WRITE:
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])

@@ -234,6 +234,10 @@ class Arena:
             interpreted.rules(self.view(0)).strict_old_spte = 1
         if aside & known.MMIO_RESYNC:
             interpreted.rules(self.view(0)).mmio_sync_looks = 1
+        if aside & known.PAE_ROOT:
+            interpreted.rules(self.view(0)).pae_root_unseen = 1
+        if aside & known.ALIAS_RMAP:
+            interpreted.rules(self.view(0)).set_spte_looks_at_gfn = 1
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):

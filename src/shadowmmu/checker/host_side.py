@@ -171,11 +171,11 @@ def finish(vm, area):
 
 @core
 def write(vm, area, gpa, value, size):
-    """Userspace writes guest memory."""
-    i = memslots.vcpu_gfn_to_memslot(vm, state.vcpu(vm, 0), gpa >> vm.page_shift)
+    """The host writes guest memory (kvm_write_guest: address space 0)."""
+    i = memslots.gfn_to_memslot(vm, 0, gpa >> vm.page_shift)
     if i >= 0:
         taint(vm, area, memslots.gfn_to_hva(vm, i, gpa >> vm.page_shift))
-    return host.write_guest(vm, state.vcpu(vm, 0), gpa, value, size)
+    return host.write_guest_page(vm, i, gpa, value, size)
 
 
 @core

@@ -12,7 +12,7 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC = (1 << i for i in range(13))
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP = (1 << i for i in range(15))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -144,6 +144,21 @@ v0 store 0x20 = 0
 host memslot create 3 gfn=14 pages=2 hva=14
 v0 mov cr3 = root(gfn=1)
 """),
+    "pae-root": Deviation(
+        PAE_ROOT,
+        "A PAE guest whose PDPTEs are loaded makes no progress once the page behind CR3 has no memslot any more (6.6 and later; "
+        "older kernels shut it down).  Shown on real kernels.  For a private report to the kernel's maintainers: script and "
+        "details are withheld (docs/findings.md).",
+        "the rule `pae_root_unseen` is switched on",
+        None),
+    "alias-rmap": Deviation(
+        ALIAS_RMAP,
+        "The dirty log and write protection find sptes by gfn.  Where two gfns are one host page, an spte that a guest moves "
+        "from one to the other without INVLPG stays in the rmap of the first (mmu_set_spte), and what protects by the second "
+        "misses it: writes are in no dirty log.  Shown on real kernels.  For a private report to the kernel's maintainers: the "
+        "script is withheld (docs/findings.md).",
+        "the rule `set_spte_looks_at_gfn` is switched on",
+        None),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,
         "A condition that the kernel holds for impossible, with a WARN_ON_ONCE, can be reached.  For a private report to the "

@@ -5,46 +5,68 @@
     lane.go_on()         after a failure                                              lane.save(), lane.restore(words)
 """
 
+from array import array
+
 from ..state import JIT
 from . import entries, ops
 from .breadth import COVERED as BREADTH_COVERED
 from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, NODES
 from .breadth import SALT as BREADTH_SALT
 from .breadth import WORK_WORDS as BREADTH_WORDS
-from .random_walk import COVERED, END, FULLS, LENGTH, MAX_LENGTH, POOL, POOLED, SALT, SEED, STEP, TABLE_FULL, WORK_WORDS
+from .focus import Focus
+from .random_walk import (
+    COVERED,
+    END,
+    FULLS,
+    LENGTH,
+    MAX_LENGTH,
+    PAGES,
+    POOL,
+    POOLED,
+    SALT,
+    SEED,
+    STATES,
+    STEP,
+    TABLE_FULL,
+    WORK_WORDS,
+)
 
 
 class RandomWalk:
-    """One walk over one machine.  rows: kind -> rows; weights: kind -> how often it is drawn; seen: (table, bits)."""
+    """One walk over one machine.  rows: kind -> rows; seen: a `seen.Seen`."""
 
     mode = "random"
     #: Copies of the state that it needs in its arena.
     COPIES = 2 + POOL
 
-    def __init__(self, arena, rows, weights, seen, seed, length=40, salt=0):
-        self.arena, (self.seen, self.bits) = arena, seen
+    def __init__(self, arena, rows, seen, seed, length=40, salt=0):
+        self.arena, self.seen = arena, seen
         kinds, flat, total = [], [], 0
-        for kind, weight in weights.items():
+        for kind, weight in arena.machine.weights.items():
             if rows[kind] and weight:
                 total += weight
                 kinds += [total, len(flat), len(rows[kind])]
                 flat += rows[kind]
         self.alphabet, self.n_kinds = entries.table_of(flat), len(kinds) // 3
-        self.kinds = entries.table(len(kinds))
-        for i, value in enumerate(kinds):
-            self.kinds[i] = value
+        about = Focus(arena.machine).about
+        self.kinds = entries.table_from(array("q", kinds))
+        self.about = entries.table_from(array("q", map(about, flat)))
         self.work, self.trace = entries.table(WORK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
         self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
         w = self.work
-        w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
+        w[SEED], w[LENGTH], w[SALT], w[PAGES] = seed * 7919 + 17, min(length, MAX_LENGTH), salt, len(arena.machine.pages)
         self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
 
     def step(self, budget):
         """So many operations: 0, or the number of a failure."""
-        a = self.arena
-        return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.kinds,
-                          self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth, self.seen, self.bits,
-                          budget))
+        a, seen, states = self.arena, self.seen, int(self.work[STATES])
+        seen.make_room(budget)
+        try:
+            return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.about,
+                                      self.kinds, self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth,
+                                      seen.table, seen.bits, budget))
+        finally:
+            seen.count += int(self.work[STATES]) - states
 
     def found(self):
         """Rows from the initial state to the failure that `step` has just reported."""
@@ -64,24 +86,22 @@ class RandomWalk:
         return -1
 
     def save(self):
-        """Words from which `restore` makes the same walk again."""
+        """Tables of words from which `restore` makes the same walk again."""
         n = ops.ROW_WORDS
-        out = [[int(x) for x in self.work], [int(x) for x in self.pool_depth]]
-        out.append([int(x) for x in self.trace[:n * int(self.work[STEP])]])
+        out = [self.work, self.pool_depth, self.trace[:n * int(self.work[STEP])]]
         for k in range(int(self.work[POOLED])):
             at = k * MAX_LENGTH * n
-            out.append([int(x) for x in self.pool_trace[at:at + n * int(self.pool_depth[k])]])
+            out.append(self.pool_trace[at:at + n * int(self.pool_depth[k])])
         return out
 
     def restore(self, saved):
         """Become the walk that was saved."""
         work, depths, trace, *pool = saved
         for to, words in ((self.work, work), (self.pool_depth, depths), (self.trace, trace)):
-            for i, word in enumerate(words):
-                to[i] = word
+            to[:len(words)] = words
         for k, words in enumerate(pool):
-            for i, word in enumerate(words):
-                self.pool_trace[k * MAX_LENGTH * ops.ROW_WORDS + i] = word
+            at = k * MAX_LENGTH * ops.ROW_WORDS
+            self.pool_trace[at:at + len(words)] = words
             self._follow(words, 2 + k)
         if self.work[STEP] < self.work[END]:
             self._follow(trace, 1)
@@ -89,36 +109,42 @@ class RandomWalk:
     def _follow(self, words, i):
         """Make copy i the state at the end of a trace."""
         self.arena.copy(i, 0)
-        rows = entries.table(max(len(words), 1))
-        for k, word in enumerate(words):
-            rows[k] = word
-        entries.follow(self.arena.handle(i), self.arena.area, rows, len(words) // ops.ROW_WORDS)
+        entries.follow(self.arena.handle(i), self.arena.area, words, len(words) // ops.ROW_WORDS)
 
 
 class BreadthFirst:
-    """One exhaustive search over one machine.  rows: kind -> rows; seen: (table, bits)."""
+    """One exhaustive search over one machine.  rows: kind -> rows; seen: a `seen.Seen`."""
 
     mode = "exhaustive"
     COPIES = 3
 
-    def __init__(self, arena, rows, seen, depth=MAX_DEPTH, nodes=1 << 22, salt=0):
-        self.arena, (self.seen, self.bits) = arena, seen
+    def __init__(self, arena, rows, seen, depth=MAX_DEPTH, salt=0):
+        self.arena, self.seen = arena, seen
         self.rows = [r for kind in rows.values() for r in kind]
         self.alphabet, self.depth = entries.table_of(self.rows), min(depth, MAX_DEPTH)
-        self.capacity = nodes if JIT else min(nodes, 1 << 14)
-        self.work, self.nodes = entries.table(BREADTH_WORDS), entries.table(self.capacity)
+        self.work, self.nodes = entries.table(BREADTH_WORDS), entries.table(1 << 12)
         self.path = entries.table(MAX_DEPTH + 1)
         self.work[NODES], self.work[BREADTH_SALT] = 1, salt
         self.done = False
 
     def step(self, budget):
         """So many operations: 0, the number of a failure, or -1 when there is nothing left to do."""
-        a = self.arena
-        result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows),
-                                     self.work, self.nodes, self.capacity, self.path, self.seen, self.bits, budget,
-                                     self.depth))
+        a, seen, states = self.arena, self.seen, int(self.work[STATES])
+        seen.make_room(budget)
+        self._make_room(int(self.work[NODES]) + budget)
+        try:
+            result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows),
+                                         self.work, self.nodes, self.path, seen.table, seen.bits, budget, self.depth))
+        finally:
+            seen.count += int(self.work[STATES]) - states
         self.done = result < 0
         return result
+
+    def _make_room(self, n):
+        """Have room for n nodes."""
+        if n > len(self.nodes):
+            old, self.nodes = self.nodes, entries.table(max(n, 2 * len(self.nodes)))
+            self.nodes[:len(old)] = old
 
     def found(self):
         """Rows from the initial state to the failure that `step` has just reported."""
@@ -150,12 +176,14 @@ class BreadthFirst:
         return min(reached, int(w[LOST])) if w[LOST] else reached
 
     def save(self):
-        """Words from which `restore` makes the same search again."""
-        return [[int(x) for x in self.work], [int(x) for x in self.nodes[:int(self.work[NODES])]], [int(self.done)]]
+        """Tables of words from which `restore` makes the same search again."""
+        done = entries.table(1)
+        done[0] = self.done
+        return [self.work, self.nodes[:int(self.work[NODES])], done]
 
     def restore(self, saved):
         """Become the search that was saved."""
+        self._make_room(len(saved[1]))
         for to, words in zip((self.work, self.nodes), saved):
-            for i, word in enumerate(words):
-                to[i] = word
+            to[:len(words)] = words
         self.done = bool(saved[2][0])

@@ -17,8 +17,8 @@ from .geometry import MACHINES, Arena
 from .saved import SavedError, Totals
 from .tasks import Settings, SettingsError
 
-#: Seconds between two writes of the state.
-SAVE_EVERY = 10.0
+#: Seconds between two writes of the state, and how much longer than a write they are at least.
+SAVE_EVERY, SAVE_SHARE = 10.0, 20
 #: A script is a page of text, not a log.
 MAX_SCRIPT = 1 << 18
 
@@ -101,7 +101,7 @@ def replay(path, *, aside=None, as_json=False, reproducer=None, out=sys.stdout, 
 def totals_of(plan):
     """Totals of a plan, both ways of searching a machine together."""
     out = {}
-    for row, lane in zip(plan.bounds(), plan.lanes):
+    for row, lane, seconds in zip(plan.bounds(), plan.lanes, plan.spent):
         if lane is None:
             continue
         t = out.setdefault((row["machine"], row["vcpus"]), Totals(row["machine"], row["vcpus"]))
@@ -110,6 +110,7 @@ def totals_of(plan):
         t.operations, t.states, t.depth = t.operations + p.operations, t.states + p.states, max(t.depth, p.depth)
         t.skipped, t.abandoned = t.skipped + p.skipped, t.abandoned + p.abandoned
         t.covered |= p.covered
+        t.seconds += seconds
         if row["mode"] == "exhaustive":
             t.complete_depth, t.exhausted = row["complete_depth"], row["exhausted"]
     return list(out.values())
@@ -120,7 +121,7 @@ class _Planned:
 
     def __init__(self, settings, resume, seconds, operations, err):
         self.path, self.seconds, self.operations = resume or saved.default_path(settings), seconds, operations
-        self.progress = report.Progress(err)
+        self.progress, self.writing = report.Progress(err), 0.0
         if resume and os.path.exists(resume):
             self.settings, self.plan = saved.load(resume, self.step)
         else:
@@ -137,14 +138,17 @@ class _Planned:
     def step(self, p):
         """After each slice."""
         machine, vcpus, mode = self.plan.names[self.plan.turn]
-        self.progress.show(f"{machine} {vcpus} {mode}", p.operations - self.before, p.states, p.depth, self.spent(), self.seconds)
-        if time.monotonic() - self.written > SAVE_EVERY:
+        self.progress.show(f"{machine} {vcpus} {mode}", p.operations - self.before, p.states, p.depth, p.covered, self.spent(),
+                           self.seconds)
+        if time.monotonic() - self.written > max(SAVE_EVERY, SAVE_SHARE * self.writing):
             self.save()
 
     def save(self):
         """Write the state."""
+        started = time.monotonic()
         saved.save(self.path, self.settings, self.plan)
         self.written = time.monotonic()
+        self.writing = self.written - started
 
     def run(self):
         """(findings, "found" | "budget" | "done" | "interrupted")."""
@@ -163,8 +167,8 @@ def warm(plan):
     """Have the core compiled (or read from the cache) before the clock runs: no time of the budget goes to it."""
     for mode in range(2):
         machine, vcpus, _ = plan.names[mode]
-        small = search.Search(MACHINES[machine], plan.rules, vcpus, seen_bits=10)
-        small.exhaustive(1, operations=1, nodes=16) if mode else small.random(operations=1)
+        small = search.Search(MACHINES[machine], plan.rules, vcpus)
+        small.exhaustive(1, operations=1) if mode else small.random(operations=1)
 
 
 def check(settings, *, seconds=0, operations=0, resume=None, as_json=False, reproducer=None, out=sys.stdout, err=sys.stderr):
@@ -195,7 +199,7 @@ def exhaustive(settings, *, seconds=0, operations=0, as_json=False, reproducer=N
     started = time.monotonic()
 
     def step(task, p):
-        progress.show(task.name, p.operations, p.states, p.depth, time.monotonic() - started, seconds)
+        progress.show(task.name, p.operations, p.states, p.depth, p.covered, time.monotonic() - started, seconds)
 
     runner = tasks.Runner(settings, step)
     for i in range(len(settings.pairs)):

@@ -4,7 +4,7 @@
             lanes: machine x vCPUs x {random, exhaustive}             one slice = so many operations of one lane
     round 0   r 4-level 1 | x 4-level 1 | r 4-level 2 | ... | x wide 2        SLICES[0] operations each
     round 1   r 4-level 1 | ...                                               SLICES[1] each
-      ...                                                                     SLICES[-1] each, for ever
+      ...                                              SLICES[-1] each (x: EXHAUSTIVE_SLICE), for ever
 
     plan = Plan("linux-6.12", seed=1)
     found = plan.run(seconds=60)              list of Lead; [] when the time is used up
@@ -27,17 +27,20 @@ import time
 import zlib
 from dataclasses import dataclass, field
 
-from ..state import JIT, PATCH, cache
+from ..state import PATCH, cache
 from . import alphabet, entries, finding, geometry, known, search, verify
 from .lanes import BreadthFirst, RandomWalk
+from .seen import Seen
 from .shrink import shrink
 
 #: Operations of a lane's slice by round.
 SLICES = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
+#: At most so many of an exhaustive lane: what is close to the initial state it has soon been through, the rest is for walks.
+EXHAUSTIVE_SLICE = 4_000
 #: A lane is left after so many leads: its MMU is broken in a way that hides everything else.
 ENOUGH = 8
 ALL_KNOWN = known.mask(known.DEVIATIONS)
-FORMAT = 1
+FORMAT = 2
 
 
 class PlanError(Exception):
@@ -65,18 +68,19 @@ class Lead:
 class Plan:
     """See the module's text."""
 
-    def __init__(self, rules, seed=1, machines=None, vcpus=None, aside=ALL_KNOWN, share=(0, 1), seen_bits=None, progress=None,
+    def __init__(self, rules, seed=1, machines=None, vcpus=None, aside=ALL_KNOWN, share=(0, 1), progress=None,
                  length=40):
         self.length = length
         self.rules, self.seed, self.aside, self.share = rules, seed, aside, tuple(share)
         self.machines = list(machines or geometry.MACHINES)
         self.vcpus = list(vcpus or (1, 2))
-        self.seen_bits = seen_bits or (22 if JIT else 16)
         self.callback = progress or (lambda p: None)
         self.seconds, self.round, self.turn, self.leads = 0.0, 0, 0, []
         self.names = [(machine, n, mode) for machine in self.machines for n in self.vcpus for mode in ("random", "exhaustive")]
         self.lanes, self.closed, self.failed = [None] * len(self.names), {}, {}
-        self._seen = entries.table(1 << self.seen_bits)
+        #: Seconds that each lane took.
+        self.spent = [0.0] * len(self.names)
+        self.seen = Seen()
 
     # -- lanes
 
@@ -86,14 +90,12 @@ class Plan:
             name, vcpus, mode = self.names[i]
             machine, kind = geometry.MACHINES[name], RandomWalk if mode == "random" else BreadthFirst
             arena = geometry.Arena(machine, self.rules, vcpus, copies=kind.COPIES, aside=self.aside)
-            seen, salt = (self._seen, self.seen_bits), (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
+            seen, salt = self.seen, (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
             if mode == "random":
                 seed = (self.seed * 65_537 + i) * 4_099 + self.share[0]
-                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, self.length,
-                                           salt)
+                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), seen, seed, self.length, salt)
             else:
-                self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, nodes=1 << 19,
-                                             salt=salt)
+                self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, salt=salt)
         return self.lanes[i]
 
     def _mine(self, i):
@@ -150,7 +152,12 @@ class Plan:
             if not self._mine(i) or i in self.closed:
                 self._next()
                 continue
-            result = self.lane(i).step(SLICES[min(self.round, len(SLICES) - 1)])
+            size = SLICES[min(self.round, len(SLICES) - 1)]
+            started = time.monotonic()
+            try:
+                result = self.lane(i).step(size if self.names[i][2] == "random" else min(size, EXHAUSTIVE_SLICE))
+            finally:
+                self.spent[i] += time.monotonic() - started
             if result > 0:
                 self._note(i, result)
             elif result < 0:
@@ -185,43 +192,47 @@ class Plan:
         return finding.explain(self.arena(lead), lead.rows, lead.failure)
 
     # -- stopping and going on
+    #
+    #   one line of JSON: settings, progress, numbers of words | the lanes' tables, compressed | digests that were met
 
     def save(self):
         """Everything needed to go on, as bytes."""
-        settings = {"format": FORMAT, "sources": cache.key(__file__, PATCH.text), "rules": self.rules, "seed": self.seed,
-                    "machines": self.machines, "vcpus": self.vcpus, "aside": self.aside, "share": self.share,
-                    "seen_bits": self.seen_bits, "length": self.length}
-        body = {"seconds": self.seconds, "round": self.round, "turn": self.turn, "closed": self.closed,
-                "failed": self.failed, "leads": [vars(lead) for lead in self.leads],
-                "lanes": [lane and lane.save() for lane in self.lanes]}
-        head = json.dumps(settings).encode()
-        data = json.dumps(body).encode()
-        return zlib.compress(len(head).to_bytes(4, "little") + head + len(data).to_bytes(8, "little") + data
-                             + memoryview(self._seen).tobytes(), 1)
+        lanes = [lane and lane.save() for lane in self.lanes]
+        tables = zlib.compress(b"".join(bytes(table) for lane in lanes if lane for table in lane), 1)
+        digests = bytes(self.seen.words())
+        head = {"format": FORMAT, "sources": cache.key(__file__, PATCH.text),
+                "settings": {"rules": self.rules, "seed": self.seed, "machines": self.machines, "vcpus": self.vcpus,
+                             "aside": self.aside, "share": self.share, "length": self.length},
+                "seconds": self.seconds, "spent": self.spent, "round": self.round, "turn": self.turn, "closed": self.closed,
+                "failed": self.failed,
+                "leads": [vars(lead) for lead in self.leads],
+                "lanes": [lane and [len(table) for table in lane] for lane in lanes],
+                "tables": len(tables), "digests": len(digests), "sum": zlib.crc32(digests, zlib.crc32(tables))}
+        return json.dumps(head).encode() + b"\n" + tables + digests
 
     @classmethod
     def restore(cls, saved, progress=None):
         """The plan that was saved.  PlanError if it was made by other sources: its traces would mean something else."""
+        line, _, rest = saved.partition(b"\n")
         try:
-            data = zlib.decompress(saved)
-            n = int.from_bytes(data[:4], "little")
-            settings = json.loads(data[4:4 + n])
-            size = int.from_bytes(data[4 + n:12 + n], "little")
-            body = json.loads(data[12 + n:12 + n + size])
-            seen = data[12 + n + size:]
-        except (zlib.error, ValueError, IndexError):
-            raise PlanError("this is not a saved plan") from None
-        if settings.pop("format") != FORMAT or settings.pop("sources") != cache.key(__file__, PATCH.text):
-            raise PlanError("the plan was saved by another version of shadowmmu or with another patch; begin a new one")
-        plan = cls(progress=progress, **settings)
-        plan.seconds, plan.round, plan.turn = body["seconds"], body["round"], body["turn"]
-        plan.closed = {int(i): why for i, why in body["closed"].items()}
-        plan.failed = {int(i): count for i, count in body["failed"].items()}
-        plan.leads = [Lead(**dict(lead, rows=[tuple(row) for row in lead["rows"]])) for lead in body["leads"]]
-        for i, words in enumerate(memoryview(seen).cast("q")):
-            if words:
-                plan._seen[i] = words
-        for i, lane in enumerate(body["lanes"]):
-            if lane:
-                plan.lane(i).restore(lane)
+            head = json.loads(line)
+            if head["format"] != FORMAT or head["sources"] != cache.key(__file__, PATCH.text):
+                raise PlanError("the plan was saved by another version of shadowmmu or with another patch; begin a new one")
+            if len(rest) != head["tables"] + head["digests"] or zlib.crc32(rest) != head["sum"]:
+                raise PlanError("this is not a saved plan, or damaged")
+            tables = memoryview(zlib.decompress(rest[:head["tables"]])).cast("q")
+        except (ValueError, KeyError, TypeError, zlib.error):
+            raise PlanError("this is not a saved plan, or damaged") from None
+        plan = cls(progress=progress, **head["settings"])
+        plan.seconds, plan.spent, plan.round, plan.turn = head["seconds"], head["spent"], head["round"], head["turn"]
+        plan.closed = {int(i): why for i, why in head["closed"].items()}
+        plan.failed = {int(i): count for i, count in head["failed"].items()}
+        plan.leads = [Lead(**dict(lead, rows=[tuple(row) for row in lead["rows"]])) for lead in head["leads"]]
+        plan.seen.take(entries.table_from(memoryview(rest)[head["tables"]:].cast("q")))
+        at = 0
+        for i, lengths in enumerate(head["lanes"]):
+            if lengths:
+                ends = [at + sum(lengths[:k]) for k in range(len(lengths) + 1)]
+                plan.lane(i).restore([entries.table_from(tables[a:b]) for a, b in zip(ends, ends[1:])])
+                at = ends[-1]
         return plan

@@ -16,7 +16,7 @@ class Progress:
     def __init__(self, stream):
         self.stream, self.last, self.shown = stream, 0.0, False
 
-    def show(self, what, operations, states, depth, seconds, limit=0):
+    def show(self, what, operations, states, depth, covered, seconds, limit=0):
         """How far it is; at most twice a second."""
         now = time.monotonic()
         if now - self.last < 0.5 or not self.stream.isatty():
@@ -24,7 +24,8 @@ class Progress:
         self.last, self.shown = now, True
         rate = operations / seconds if seconds else 0
         clock = f"{seconds:.0f} of {limit:.0f} s" if limit else f"{seconds:.0f} s"
-        self.stream.write(f"\r{what}: {operations:,} operations, {rate:,.0f}/s, {states:,} states, depth {depth}, {clock}\x1b[K")
+        self.stream.write(f"\r{what}: {operations:,} operations, {rate:,.0f}/s, {states:,} states, depth {depth}, "
+                          f"{covered.bit_count()} of {len(coverage.NAMES)} marks, {clock}\x1b[K")
         self.stream.flush()
 
     def clear(self):

@@ -18,9 +18,9 @@ from . import known
 from .portfolio import Plan, PlanError
 from .tasks import Settings, SettingsError, patch_key, source_key
 
-FORMAT, VERSION = "shadowmmu check", 1
-#: No file of ours comes near this.
-MAX_HEAD, MAX_BYTES = 1 << 16, 1 << 28
+FORMAT, VERSION = "shadowmmu check", 2
+#: No file of ours comes near this: at most a digest for every second place of `seen`, and the traces.
+MAX_HEAD, MAX_BYTES = 1 << 16, 1 << 32
 
 
 class SavedError(Exception):

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from ..state import JIT
 from . import breadth, random_walk
 from .alphabet import alphabet
-from .entries import perform, prepare, replay, table
+from .entries import perform, prepare, replay
 from .geometry import Arena
 from .lanes import BreadthFirst, RandomWalk
 from .random_walk import MAX_LENGTH
+from .seen import Seen
 
 __all__ = ["MAX_LENGTH", "Found", "Progress", "Search", "perform", "prepare", "replay"]
 
@@ -65,16 +66,12 @@ class Search:
     progress: called with a Progress after every slice; may raise to stop (KeyboardInterrupt is the user's way).
     """
 
-    def __init__(self, machine, rules, vcpus=1, seed=1, progress=None, seen_bits=None, aside=0):
+    def __init__(self, machine, rules, vcpus=1, seed=1, progress=None, aside=0):
         self.machine, self.rules, self.vcpus, self.seed = machine, rules, vcpus, seed
         self.arena = Arena(machine, rules, vcpus, copies=RandomWalk.COPIES, aside=aside)
         self.rows, self.small = alphabet(machine, vcpus), alphabet(machine, vcpus, small=True)
         self.callback = progress or (lambda p: None)
-        self.bits = seen_bits or (24 if JIT else 14)
         self.progress = Progress()
-
-    def _seen(self):
-        return table(1 << self.bits), self.bits
 
     def _run(self, lane, seconds, operations):
         started, size = time.monotonic(), 20_000 if JIT else 200
@@ -93,9 +90,9 @@ class Search:
 
     def random(self, seconds=0, operations=0, length=40):
         """Random walks of `length` operations until a budget is used up."""
-        lane = RandomWalk(self.arena, self.rows, self.machine.weights, self._seen(), self.seed, length)
+        lane = RandomWalk(self.arena, self.rows, Seen(), self.seed, length)
         return self._run(lane, seconds, operations)
 
-    def exhaustive(self, depth=breadth.MAX_DEPTH, seconds=0, operations=0, nodes=1 << 22):
+    def exhaustive(self, depth=breadth.MAX_DEPTH, seconds=0, operations=0):
         """All sequences of up to `depth` operations of the short alphabet, states that were met before left out."""
-        return self._run(BreadthFirst(self.arena, self.small, self._seen(), depth, nodes), seconds, operations)
+        return self._run(BreadthFirst(self.arena, self.small, Seen(), depth), seconds, operations)

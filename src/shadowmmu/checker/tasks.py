@@ -24,8 +24,7 @@ from .geometry import MACHINES
 #: Rooms whose sources decide the result of a task.
 ROOMS = ("x86", "state", "mmu", "rules", "vm", "oracle", "checker")
 #: Operations of a task: ten seconds or more.
-OPERATIONS = 3_000_000 if JIT else 4_000
-SEEN_BITS = 22 if JIT else 14
+OPERATIONS = 5_000_000 if JIT else 4_000
 
 
 class SettingsError(Exception):
@@ -162,8 +161,7 @@ class Runner:
     def run(self, task, seconds=0, operations=0):
         """Do a task; seconds, operations: limits from outside.  KeyboardInterrupt passes through."""
         self.finder = search.Search(MACHINES[task.machine], self.settings.rules, task.vcpus, task.seed or 1,
-                                    lambda p: self.callback(task, p), seen_bits=SEEN_BITS,
-                                    aside=known.mask(self.settings.aside))
+                                    lambda p: self.callback(task, p), aside=known.mask(self.settings.aside))
         self.current = task
         limit = min(filter(None, (task.operations, operations)), default=0)
         if task.strategy == "exhaustive":

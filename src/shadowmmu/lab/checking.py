@@ -31,10 +31,10 @@ def measure(options):
     """Rows of `Checked`; every round takes about ten timings' length."""
     out = []
     for machine, vcpus, exhaustive in RUNS:
-        finder = search.Search(MACHINES[machine], "linux-6.12", vcpus, aside=known.mask(known.DEVIATIONS), seen_bits=22)
+        finder = search.Search(MACHINES[machine], "linux-6.12", vcpus, aside=known.mask(known.DEVIATIONS))
 
         def run(seconds, finder=finder, exhaustive=exhaustive):
-            found = finder.exhaustive(seconds=seconds, nodes=1 << 18) if exhaustive else finder.random(seconds)
+            found = finder.exhaustive(seconds=seconds) if exhaustive else finder.random(seconds)
             return finder.progress.rate if not found else 0.0
 
         run(options.seconds)        # loads the code

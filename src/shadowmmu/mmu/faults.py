@@ -80,7 +80,8 @@ def set_spte(vm, vcpu, slot, sptep, pte_access, gfn, pfn, host_writable, prefetc
         if level > 1 and not sptes.is_large(old):
             zap.drop_parent_pte(vm, state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(old))), sptep)
             flushing = True
-        elif pfn != geometry.entry_frame(old):
+        elif pfn != geometry.entry_frame(old) or rules.set_spte_looks_at_gfn \
+                and rmap.page_get_gfn(vm, sp, geometry.sptep_index(vm, sptep)) != gfn:
             rmap.drop_spte(vm, sptep)
             flushing = True
         else:
@@ -244,7 +245,7 @@ def get_child_sp(vm, vcpu, sptep, gfn, direct, access):
         rules = state.rules(vm)
         child = state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte)))
         if (not rules.child_gfn_must_match or child.gfn == gfn) and \
-                (not rules.child_role_must_match or child.role == role):
+                (not rules.child_role_must_match or not roles.differ(vm, child.role, role)):
             return EEXIST
     i = shadow_pages.get(vm, vcpu, gfn, role)
     return i if i >= 0 else NOT_A_PAGE

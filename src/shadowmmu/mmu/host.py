@@ -150,8 +150,13 @@ def read_guest(vm, vcpu, gpa, size):
 @core
 def write_guest(vm, vcpu, gpa, value, size):
     """kvm_vcpu_write_guest of up to 8 bytes within a page; False where memory is absent or read-only."""
+    return write_guest_page(vm, memslots.vcpu_gfn_to_memslot(vm, vcpu, gpa >> vm.page_shift), gpa, value, size)
+
+
+@core
+def write_guest_page(vm, i, gpa, value, size):
+    """__kvm_write_guest_page: the same, the memslot (an index or NONE) has been found."""
     gfn = gpa >> vm.page_shift
-    i = memslots.vcpu_gfn_to_memslot(vm, vcpu, gfn)
     if not memslots.is_visible(vm, i) or state.slot(vm, i).flags & memslots.READONLY:
         return False
     frame = fault_in(vm, memslots.gfn_to_hva(vm, i, gfn)) - vm.ram_pfn

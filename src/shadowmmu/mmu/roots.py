@@ -125,7 +125,7 @@ def is_root_usable(vm, hpa, root_pgd, pgd, role):
     if i < 0:
         warn.warn(vm, 4)
         return False
-    return role == state.page(vm, i).role
+    return not roles.differ(vm, role, state.page(vm, i).role)
 
 
 @core
@@ -248,7 +248,7 @@ def alloc_shadow_roots(vm, vcpu, ctx):
     pgd = nested.guest_pgd(vcpu, ctx)
     gfn = geometry.entry_frame(pgd)
     level = roles.level(ctx.cpu_role)
-    if not is_visible_gfn(vm, vcpu, gfn):
+    if not is_visible_gfn(vm, vcpu, gfn) and not (level == 3 and state.rules(vm).pae_root_unseen):
         if state.rules(vm).dummy_root:
             ctx.root_hpa = dummy_root(vm)
             return OK

@@ -20,7 +20,6 @@ WAITING = {
     "B5": ("kvm_invalidate_pcid does not flush another PCID", TDP),
     "B7": ("INVLPG of a nested guest works on the wrong MMU", NESTED),
     "B8": ("a 32-bit host truncates the address to invalidate", "a 32-bit host is not modelled"),
-    "B11": ("INIT keeps the TLB", TDP + ": with shadow paging the new root's load flushes anyway"),
     "B13": ("a Hyper-V range flush starts at the wrong gfn", "KVM as a guest of Hyper-V is not modelled"),
     "C10": ("the size of a nested EPT entry follows the nested guest's CR4.PAE", NESTED),
     "C11": ("the nested EPT root inherits quadrant and invalid", NESTED),
