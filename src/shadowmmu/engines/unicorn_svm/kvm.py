@@ -412,9 +412,11 @@ class KvmRun:
         self.hardware.write_dr(6, self.hardware.dr[6] & ~DR6_TRAPS | DR6_BS)
         self._queue(DB)
 
-    def _tick(self):
-        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
-        passed = self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
+    def _tick(self, begun=0):
+        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time.
+
+        begun: instructions that are counted already but not finished."""
+        passed = self.hardware.instruction_count - begun + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
         if passed > 0:
             self.platform.advance(passed)
 
@@ -844,9 +846,11 @@ class KvmRun:
     # -- userspace's side of emulated accesses
 
     def mmio_read(self, gpa, size):
+        self._tick()
         return self.platform.mmio_read(gpa, size)
 
     def mmio_write(self, gpa, size, value):
+        self._tick()
         self.platform.mmio_write(gpa, size, value)
 
     def port_read(self, port, size):
