@@ -725,6 +725,16 @@ class KvmRun:
             return self.nested.read_msr(index)
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
+    def _time_stamp(self):
+        """RDTSC and RDTSCP of a guest that single-steps; all others are answered in compiled code."""
+        hw, now = self.hardware, self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET]
+        instruction = self.emulator.peek()[2]
+        self._pass_time(quick.TIME_STAMP_TIME)
+        hw.gpr[0], hw.gpr[2] = now & 0xFFFFFFFF, now >> 32
+        if instruction.mnemonic == "rdtscp":
+            hw.gpr[1] = self.msrs[TSC_AUX] & 0xFFFFFFFF
+        return self._skip(instruction.size)
+
     def _cpuid(self):
         hw = self.hardware
         leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
@@ -832,7 +842,7 @@ class KvmRun:
         self.vcpu.record.stat[counters.HYPERCALLS] += 1
         return self._skip(3)
 
-    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
+    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp, svm.IOIO: _io, svm.HLT: _halt,
                  svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
                  svm.VMMCALL: _hypercall,
                  svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
