@@ -105,7 +105,8 @@ def test_segments_nulled_on_the_way_to_user_mode_lose_their_base():
 def test_data_breakpoints_do_not_exist():
     """Real: #DB after the store.  `debug`: hw watchpoint."""
     # dr0 = DATA; dr7: G0, write, 4 bytes; mov [DATA], eax; dr7 of an execution breakpoint would work
-    plain = Plain(bytes.fromhex(f"b8{struct.pack('<I', DATA).hex()} 0f23c0 b802040d00 0f23f8 890425{struct.pack('<I', DATA).hex()} 90"))
+    at = struct.pack("<I", DATA).hex()
+    plain = Plain(bytes.fromhex(f"b8{at} 0f23c0 b802040d00 0f23f8 890425{at} 90"))
     assert plain.exceptions == [] and plain["dr7"] == 0xD0402
 
 

@@ -842,8 +842,8 @@ class KvmRun:
         self.vcpu.record.stat[counters.HYPERCALLS] += 1
         return self._skip(3)
 
-    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp, svm.IOIO: _io, svm.HLT: _halt,
-                 svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
+    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp,
+                 svm.IOIO: _io, svm.HLT: _halt, svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
                  svm.VMMCALL: _hypercall,
                  svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
                                                          f"RIP {self.hardware.rip:#x}")}
