@@ -117,7 +117,7 @@ def test_hardware_task_switch_ends_the_run(table):
     gdt = struct.pack("<5Q", 0, 0, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x67 | 0x6000 << 16 | 0x89 << 40)
     segments = (*base.segments, (0x1000, gdt), (0x6000, bytes(new)))
     outcome = session.run(GuestImage("task", base.memory_size, segments, base.entry, "golden"), timeout=10)
-    assert outcome.report.reason == "internal error" and "task switch" in outcome.report.text
+    assert outcome.report.reason == "internal error" and "task switch" in outcome.report.text, outcome.report.text
 
 
 def test_features_that_cannot_be_had_are_hidden():
@@ -138,3 +138,28 @@ def test_machine_check_banks():
     assert machine_check_refuses(0x405, 1, hwcr) and not machine_check_refuses(0x405, 0, hwcr)
     assert not machine_check_refuses(0x405, 1, 1 << 18)
     assert not machine_check_refuses(0x406, 7, hwcr)
+
+
+@pytest.mark.parametrize("mmu", ["shadow", "none", "tdp"])
+def test_page_fault_through_a_task_gate(mmu):
+    """The handler is a task of its own: it finds the error code on its stack, moves the other task's EIP and returns by IRET."""
+    main, fault = 0x6000, 0x7000
+    code = bytes.fromhex("b820000000 0f00d8 bb11000000 a100004000 8b0d28700000 0f20d6 0f00cf")
+    handler = bytes.fromhex("58 8305 20600000 05 cf f4")
+    base = test_emulated_writes_32.image(code, {}, True)
+    tss = bytearray(104)
+    struct.pack_into("<I", tss, 28, test_emulated_writes_32.PDPT)
+    struct.pack_into("<II", tss, 32, HANDLER, 2)
+    struct.pack_into("<I", tss, 56, 0x4F00)
+    struct.pack_into("<6I", tss, 72, 0x10, 0x18, 0x10, 0x10, 0x10, 0x10)
+    back = bytearray(104)
+    struct.pack_into("<I", back, 28, test_emulated_writes_32.PDPT)
+    gdt = struct.pack("<6Q", 0, 0, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, *(0x67 | at << 16 | 0x89 << 40 for at in (main, fault)))
+    segments = (*base.segments, (0x1000, gdt), (main, bytes(back)), (fault, bytes(tss)), (HANDLER, handler),
+                (IDT + 8 * 14, struct.pack("<II", 0x28 << 16, 0x8500)))
+    outcome = session.run(GuestImage("task", base.memory_size, segments, base.entry, "golden"), timeout=10, mmu=mmu)
+    assert outcome.report.reason == "exit", outcome.report.text
+    registers = outcome.registers
+    assert [registers[name] for name in ("rbx", "rcx", "rsi", "rdi")] == [0x11, 0, 0x400000, 0x20]
+    assert registers["cr0"] & 8
+    assert outcome.report.exits["exit 0x7d"] == outcome.report.exits["exit 0x74"] == 1

@@ -40,6 +40,10 @@ class BareRun(KvmRun):
         self._mid_instruction()
         self.platform.mmio_write(gpa, size, value)
 
+    def ram_written(self, offset, size):
+        # here guest-physical memory begins at host-physical 0
+        self.hardware.invalidate_code(offset, size)
+
     def _mid_instruction(self):
         """No exit leads here: what the access does to interrupts has to be seen after the instruction."""
         self._tick(self.hardware.cells[hooks.STARTED])

@@ -27,13 +27,14 @@ from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
 from .profile import AMD
 from .stepper import InstructionStepper
+from .task_switch import HAS_ERROR, REASON_IRET, TaskSwitch
 
 U64 = (1 << 64) - 1
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
 APIC_TPR = 0x80
-RFLAGS_TF, RFLAGS_IF = 1 << 8, 1 << 9
+RFLAGS_TF, RFLAGS_IF, RFLAGS_NT = 1 << 8, 1 << 9, 1 << 14
 DB, BP, OF, UD, DF = 1, 3, 4, 6, 8
 CR4_DE = 1 << 3
 #: DR6: breakpoints 0..3, general detect, single step; what can be written (KVM's, without RTM); what reads as 1.
@@ -114,6 +115,7 @@ class KvmRun:
         self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr, counting=counting)
         self.stepper = InstructionStepper()
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
+        self.tasks = TaskSwitch(self)
         self.msrs = dict(PLAIN_MSRS)
         self.report = None
         self.exits = Counter()
@@ -473,7 +475,7 @@ class KvmRun:
         self._sync_mode()
         return None
 
-    def _operand_fault(self, fault):
+    def operand_fault(self, fault):
         """An operand of an emulated instruction cannot be reached: the guest, or L1, sees the fault."""
         calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
                                   fault.of_nested_table)
@@ -483,7 +485,7 @@ class KvmRun:
         try:
             self.emulator.execute(instruction)
         except guest_memory.OperandFault as fault:
-            self._operand_fault(fault)
+            self.operand_fault(fault)
         return self._enter_again()
 
     def _exit_info(self, code):
@@ -495,6 +497,11 @@ class KvmRun:
             sizes = {1: 0x10, 2: 0x20, 4: 0x40}
             info = io.port << 16 | sizes[io.size] | int(io.is_in) | int(io.string) << 2 | int(io.rep) << 3
             return info, hw.rip + self.hardware.io_length
+        if code == svm.TASK_SWITCH:
+            error = hw.interrupted_event.error_code
+            return hw.fault_address, 0 if error is None else HAS_ERROR | error
+        if code == svm.IRET and hw.rflags & RFLAGS_NT:
+            return 0, REASON_IRET
         if code == svm.MSR or svm.EXCEPTION <= code < svm.EXCEPTION + 32:
             return hw.error_code, 0
         if code < 0x20 and self.profile.decode_assists:
@@ -630,7 +637,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 10 if bits == 64 else 6)
         except guest_memory.OperandFault as fault:
-            self._operand_fault(fault)
+            self.operand_fault(fault)
             return True
         limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
         if not self._is_canonical(base):
@@ -816,7 +823,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 16)
         except guest_memory.OperandFault as fault:
-            self._operand_fault(fault)
+            self.operand_fault(fault)
             return True
         pcid = int.from_bytes(data[:8], "little")
         gva = int.from_bytes(data[8:], "little")
@@ -845,8 +852,9 @@ class KvmRun:
     _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp,
                  svm.IOIO: _io, svm.HLT: _halt, svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
                  svm.VMMCALL: _hypercall,
-                 svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
-                                                         f"RIP {self.hardware.rip:#x}")}
+                 svm.IRET: lambda self: self.tasks.iret(), svm.TASK_SWITCH: lambda self: self.tasks.through_gate(),
+                 svm.ROOT_CHANGED: lambda self: self._end("internal error", "a hardware task switch by JMP or CALL is not "
+                                                          f"supported; RIP {self.hardware.rip:#x}")}
 
     #: SVM instructions of a guest that may use them.
     _NESTED = {svm.VMRUN: NestedSvm.vmrun, svm.VMLOAD: NestedSvm.vmload, svm.VMSAVE: NestedSvm.vmsave,
@@ -972,6 +980,7 @@ class KvmRun:
                 wait = self.platform.next_event()
                 if wait is not None:
                     budget = max(1, min(budget, wait))
+                self.tasks.watch_iret()
                 reason = self.hardware.run(self.on_exit, max_instructions=budget)
                 self._serial_output()
                 self._input(0)
