@@ -203,6 +203,8 @@ def is_task_gate(control, env, vector):
     gate = (load64(env + o.IDT + o.SEG_BASE) + 8 * vector) & 0xFFFFFFFF
     if 8 * vector + 7 > load32(env + o.IDT + o.SEG_LIMIT):
         return False
+    # in the order of a CPU: a missing page is missed at the gate's first word
+    call4(get(control, LOAD16_MMU), env, gate, o.MMU_KNOSMAP, 0)
     return (call4(get(control, LOAD16_MMU), env, gate + 4, o.MMU_KNOSMAP, 0) >> 8) & 0x1F == 5
 
 
