@@ -10,6 +10,7 @@ from .places import (
     EPT_TABLE,
     EXECUTE,
     FULL,
+    KEY_1,
     MMIO,
     PD,
     PD_B,
@@ -105,4 +106,7 @@ def of_nested(m):
     """Leaf, directory and upper values of a machine with nested paging."""
     if m.nested == "ept":
         return ept_leaf_values(), ept_directory_values(), ept_upper_values()
-    return leaf_values(m), directory_values(m), upper_values(m)
+    values, more = leaf_values(m)
+    if m.entry_bytes == 8 and m.efer & EFER_LMA:
+        more = [*more, entry(DATA, FULL | KEY_1)]
+    return (values, more), directory_values(m), upper_values(m)

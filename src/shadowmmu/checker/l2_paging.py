@@ -32,7 +32,10 @@ LINEAR = COMBINED + tlb.words_for(COMBINED_ROWS)
 OUT2 = LINEAR + LINEAR_WORDS
 WORK = OUT2 + walker.OUT_WORDS
 OUTCOMES2 = WORK + nested.WORK_WORDS
-EXTRA_WORDS = OUTCOMES2 + 2 * COMBINED_ROWS + 80
+OUTCOME_WORDS = 2 * COMBINED_ROWS + 80
+#: What was permitted before the access under way: its marks may change the tables that translate it, where L2's lie among L1's.
+BEFORE2 = OUTCOMES2 + OUTCOME_WORDS
+EXTRA_WORDS = BEFORE2 + OUTCOME_WORDS
 
 
 @core
@@ -144,6 +147,35 @@ def learn(vm, area, v):
 
 
 @core
+def remember(vm, area, v, gva, kind):
+    """Before an access: what is permitted now."""
+    outcomes = ask(vm, area, v, gva, kind)
+    before = extra(vm, area, v, BEFORE2)
+    for i in range(1 + 2 * outcomes[0]):
+        before[i] = outcomes[i]
+
+
+@core
+def was_permitted(vm, area, v, what, value):
+    """Did `remember` note this outcome?"""
+    before = extra(vm, area, v, BEFORE2)
+    for i in range(before[0]):
+        if before[1 + 2 * i] == what and before[2 + 2 * i] == value:
+            return True
+    return False
+
+
+@core
+def reached_before(vm, area, v, frame):
+    """Might the access that is under way go to this host frame when it began?"""
+    before = extra(vm, area, v, BEFORE2)
+    for i in range(before[0]):
+        if before[1 + 2 * i] == walker.TRANSLATED and architecture.leads_to(vm, area, v, before[2 + 2 * i] + 0, frame):
+            return True
+    return False
+
+
+@core
 def reaches(vm, area, v, gva, kind, frame):
     """May the access go to this host frame (NO_SLOT, UNBACKED_WRITE: to no memory)?"""
     outcomes = ask(vm, area, v, gva, kind)
@@ -160,7 +192,7 @@ def may_fault(vm, area, v, gva, kind, error):
     for i in range(outcomes[0]):
         if outcomes[1 + 2 * i] == walker.DENIED and outcomes[2 + 2 * i] == error:
             return True
-    return False
+    return was_permitted(vm, area, v, walker.DENIED, error)
 
 
 @core
@@ -193,7 +225,8 @@ def told(vm, area, v, gva, kind, page, error):
         value = outcomes[2 + 2 * i] & ~nested.FINAL
         if outcomes[1 + 2 * i] == nested.NESTED_FAULT and value == nested.nested_fault(page, False, error):
             return True
-    return False
+    return was_permitted(vm, area, v, nested.NESTED_FAULT, nested.nested_fault(page, False, error)) \
+        or was_permitted(vm, area, v, nested.NESTED_FAULT, nested.nested_fault(page, True, error))
 
 
 @core

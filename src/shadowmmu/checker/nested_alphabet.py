@@ -9,10 +9,10 @@
 The same row serves both: who runs decides what it is (`nested_execute`).
 """
 
-from ..x86.bits import CR0_PG, CR0_WP, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
+from ..x86.bits import CR0_PG, CR0_WP, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
 from . import entry_values, ops
 from .ops import BEGIN, EMULATED, LOCKED, USER, row
-from .places import DATA, FULL, L2_ROOT, L2_TABLE, PAGE, PD, PDPT, PDPTES_A, PDPTES_B, PS, A, P, U, W, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
+from .places import DATA, FULL, L2_ROOT, L2_TABLE, PAGE, PD, PDPT, PDPTES_A, PDPTES_B, PML4, PS, A, P, U, W, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
 
 
 def privileges(m, small):
@@ -98,6 +98,7 @@ def transitions(m, v, small):
         if not small:
             # a lower table as the root, another walk length, one that is refused
             roots += [eptp(PDPT), eptp(ROOT_A, levels=5), eptp(14)]
+            roots += [eptp(PML4)] * 2 if m.nested_levels == 5 else []
             out += [row(ops.VMFUNC, v, root) for root in roots]
         out += [row(ops.EPT_ENTRY, v, root, vpid) for root in roots for vpid in ((1,) if small else (0, 1, 2))]
         return out
@@ -119,7 +120,7 @@ def root_loads(m, v, small):
     """MOV CR3 of L2."""
     if not m.l2_paging:
         return []
-    return [row(ops.MOV_CR3, v, page << 12) for page in ((L2_ROOT,) if small else (L2_ROOT, L2_ROOT, 5, 4))]
+    return [row(ops.MOV_CR3, v, page << 12) for page in ((L2_ROOT,) if small else (L2_ROOT, L2_ROOT, 5, 4, 2))]
 
 
 def of_hypervisor(m, v, small):
@@ -133,7 +134,7 @@ def of_hypervisor(m, v, small):
 
 def registers(m, v, small):
     """CR0, CR4, EFER of whoever runs; of L1 they decide how the next VMRUN reads its nested tables."""
-    out = [row(ops.MOV_CR4, v, m.cr4 ^ change) for change in ((0, CR4_SMEP) if small else (0, 0, CR4_SMEP, CR4_PGE, CR4_SMAP))]
+    out = [row(ops.MOV_CR4, v, m.cr4 ^ change) for change in ((0, CR4_SMEP) if small else (0, 0, CR4_SMEP, CR4_PGE, CR4_SMAP, CR4_PKE))]
     if small:
         return out
     if m.l2_paging:

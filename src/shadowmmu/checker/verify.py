@@ -161,7 +161,8 @@ def access_done(vm, area, v, gva, kind, frame):
     bit = architecture.access_bit(kind, vcpu.cpl, vcpu.ac)
     h = areas.head(vm, area)
     if l2_paging.active(vm, area, v):
-        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not excused(vm, area):
+        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not l2_paging.reached_before(vm, area, v, frame) \
+                and not excused(vm, area):
             areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, 0)
         return
     allowed = architecture.accesses_by_rows(vm, area, v, gva, frame)
