@@ -3,19 +3,19 @@
 
 import pytest
 
-from shadowmmu.checker import alphabet, coverage, entries, geometry, known, lanes, ops, random_walk, report, saved, tasks
+from shadowmmu.checker import alphabet, coverage, geometry, known, lanes, ops, random_walk, report, saved, tasks
 from shadowmmu.checker.portfolio import Plan
+from shadowmmu.checker.seen import Seen
 from shadowmmu.state import JIT
 
 ALL_KNOWN = known.mask(known.DEVIATIONS)
-BITS = 12
 
 
 def covered(machine, lines, vcpus=1):
     """Names reached by every sequence of these lines, each line at most so often as there are lines."""
     arena = geometry.Arena(geometry.MACHINES[machine], "linux-6.12", vcpus, copies=3, aside=ALL_KNOWN)
     rows = [ops.parse_line(line) for line in lines]
-    lane = lanes.BreadthFirst(arena, {"all": rows}, (entries.table(1 << BITS), BITS), depth=len(lines))
+    lane = lanes.BreadthFirst(arena, {"all": rows}, Seen(), depth=len(lines))
     while lane.step(1000) == 0:
         pass
     return {name for i, name in enumerate(coverage.NAMES) if lane.covered >> i & 1}
@@ -62,7 +62,7 @@ def test_a_plan_reports_what_it_covered():
 def test_states_that_reach_a_new_mark_are_kept():
     machine = geometry.MACHINES["4-level"]
     arena = geometry.Arena(machine, "linux-6.12", 1, copies=lanes.RandomWalk.COPIES, aside=ALL_KNOWN)
-    walk = lanes.RandomWalk(arena, alphabet.alphabet(machine, 1), machine.weights, (entries.table(1 << BITS), BITS), 3)
+    walk = lanes.RandomWalk(arena, alphabet.alphabet(machine, 1), Seen(), 3)
     marks, kept, steps = 0, 0, 0
     while marks < 10 and steps < 200:
         assert walk.step(1) == 0

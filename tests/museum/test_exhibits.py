@@ -140,7 +140,11 @@ def test_the_list():
 @pytest.mark.parametrize("arguments, message", [
     (("Z9",), "shadowmmu: no exhibit 'Z9'; `shadowmmu museum` lists them"),
     (("--score", "--only", "Z9"), "shadowmmu: no exhibit 'Z9'; `shadowmmu museum` lists them"),
+    (("A1", "Z9"), "shadowmmu: no exhibit 'Z9'; `shadowmmu museum` lists them"),
     (("A1", "--score"), "shadowmmu: an exhibit, --score, --role-audit and --small-states exclude each other"),
+    (("--only", "A1"), "shadowmmu: --only, --fresh and --save belong to --score"),
+    (("--score", "--only", ","), "shadowmmu: --only names no exhibit"),
+    (("A1", "--seconds", "-1"), "shadowmmu: --seconds -1 is no time to search"),
 ])
 def test_bad_questions(arguments, message):
     done = museum(*arguments)

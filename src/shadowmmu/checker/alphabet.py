@@ -43,13 +43,13 @@ from .places import (
 # ---- what a vCPU does
 
 def accesses(m, v, small):
-    """Loads and fetches."""
+    """Loads and fetches.  None by a held translation: it would change nothing, and what is held is checked anyway."""
     if small:
         return [row(ops.LOAD, v, gva, 0, 0, 0) for gva in m.gvas[:7]]
     out = []
     for gva in m.gvas:
-        for flags in (0, USER, BY_TLB, AC, USER | BY_TLB):
-            out += [row(ops.LOAD, v, gva, 0, 0, flags), row(ops.FETCH, v, gva, 0, 0, flags & ~AC)]
+        out += [row(ops.LOAD, v, gva, 0, 0, flags) for flags in (0, USER, AC)]
+        out += [row(ops.FETCH, v, gva, 0, 0, flags) for flags in (0, USER)]
     return out
 
 
@@ -61,9 +61,11 @@ def stores(m, v, small):
             for value in values[:4] if small else values + more:
                 for flags in (0,) if small else (0, 0, BY_TLB):
                     out.append(row(ops.STORE, v, page * PAGE + i * size, value, size, flags))
+    # a data page may be a page table at another place: values that are entries, and several
     for page in m.pages[3:5] if small else m.pages:
-        for flags in (0,) if small else (0, USER, BY_TLB):
-            out.append(row(ops.STORE, v, page * PAGE, entry(DATA + 1), size, flags))
+        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA + 2), 0):
+            for flags in (0,) if small else (0, USER, BY_TLB):
+                out.append(row(ops.STORE, v, page * PAGE, value, size, flags))
     return out
 
 
@@ -99,8 +101,9 @@ def emulated(m, v, small):
 def root_loads(m, v, small):
     """MOV CR3."""
     roots = (ROOT_A, ROOT_B) if small else (ROOT_A, ROOT_A, ROOT_A, ROOT_B, ROOT_B, ROOT_B, MMIO, 12, PDPT)
-    return [row(ops.MOV_CR3, v, root << 12 | pcid | keep) for root in roots for pcid in m.pcids
-            for keep in ((0, CR3_NOFLUSH) if len(m.pcids) > 1 else (0,))]
+    # the machine may have PCIDs off at the start and switch them on
+    keep = (0, CR3_NOFLUSH) if len(m.pcids) > 1 or m.efer & EFER_LMA and not small else (0,)
+    return [row(ops.MOV_CR3, v, root << 12 | pcid | bit) for root in roots for pcid in m.pcids for bit in keep]
 
 
 def invalidations(m, v, small):
@@ -153,8 +156,8 @@ def begun(m, v, small):
     """Accesses that stop at mmu_lock."""
     t, u, d = (page * PAGE for page in m.pages[:3])
     size = m.entry_bytes
-    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:6] if small else m.gvas)]
-    for gva, values in ((u, leaf_values(m)[0][:2 if small else 6]), (d, directory_values(m)[0][:3 if small else 6])):
+    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:4] if small else m.gvas)]
+    for gva, values in ((u, leaf_values(m)[0][:1 if small else 6]), (d, directory_values(m)[0][:1 if small else 6])):
         for value in values:
             out += [row(ops.STORE, v, gva, value, size, flags) for flags in ((BEGIN,) if small else (BEGIN, BEGIN | EMULATED))]
     if not small:
@@ -197,7 +200,7 @@ def slots(small):
 
 def dirty(small):
     """Dirty logs on, off, read; cleared page by page (KVM_CLEAR_DIRTY_LOG)."""
-    numbers = (0,) if small else (0, 0, 1)
+    numbers = (0,) if small else (0, 1)
     out = [row(ops.DIRTY_LOG, 0, slot, on, 0) for slot in numbers for on in (1, 0)]
     out += [row(ops.DIRTY_READ, 0, slot, 0) for slot in numbers]
     if not small:
@@ -232,7 +235,8 @@ def alphabet(machine, vcpus, small=False):
             nested_alphabet.add(m, v, small, out)
         if vcpus > 1:
             out["enter"].append(row(ops.ENTER, v))
-        if not small:
+        # in the short list only where another vCPU can do something in between
+        if not small or vcpus > 1:
             out["begin"] += [] if m.nested else begun(m, v, small)
             out["finish"].append(row(ops.FINISH, v))
     out["host write"] = nested_alphabet.host_writes(m, small) if m.nested else host_writes(m, small)

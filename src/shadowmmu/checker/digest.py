@@ -176,7 +176,8 @@ def digest(vm, area):
         if sp.in_use and (sp.list == layout.NO_LIST or sp.list == layout.TDP_ROOT_LIST):
             h = digest_page(vm, area, h, sp)
     head = areas.head(vm, area)
-    h = fold(h, head[areas.TAINTED] | head[areas.UNTRACKED] << 8 | head[areas.HOST_CODE] << 16 | head[areas.HOST_A] << 32)
+    h = fold(h, head[areas.TAINTED] | head[areas.KEPT] << 4 | head[areas.UNTRACKED] << 8 | head[areas.HOST_CODE] << 16
+             | head[areas.HOST_A] << 32)
     h = fold(h, vm.n_max_mmu_pages << 32 | vm.indirect_shadow_pages << 16 | vm.mmio_generation[0])
     for i in range(vm.n_slots):
         slot = state.slot(vm, i)

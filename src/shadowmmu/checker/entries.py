@@ -43,11 +43,11 @@ def judge(handle, number):
 
 
 @entry_point
-def wander(initial, current, pool, stride, area, words, alphabet: Array, kinds: Array, n_kinds, work: Array, trace: Array,
-           pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
+def wander(initial, current, pool, stride, area, words, alphabet: Array, about: Array, kinds: Array, n_kinds, work: Array,
+           trace: Array, pool_trace: Array, pool_depth: Array, seen: Array, bits, budget):
     """random_walk.wander."""
-    return random_walk.wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace, pool_trace,
-                              pool_depth, seen, bits, budget)
+    return random_walk.wander(initial, current, pool, stride, area, words, alphabet, about, kinds, n_kinds, work, trace,
+                              pool_trace, pool_depth, seen, bits, budget)
 
 
 @entry_point

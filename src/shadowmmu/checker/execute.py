@@ -353,6 +353,8 @@ def instruction(vm, area, code, v, a, b, c, d):
         else:
             if refused:
                 areas.fail(vm, area, verify.NOT_REFUSED, v, 0, a, 0, 0)
+            if a < 0:
+                areas.head(vm, area)[areas.KEPT] = 1
             host_side.look_at_host(vm, area)
             architecture.cr3_written(vm, area, v, a)
     elif code == ops.MOV_CR4:

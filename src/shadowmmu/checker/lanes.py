@@ -5,38 +5,56 @@
     lane.go_on()         after a failure                                              lane.save(), lane.restore(words)
 """
 
+from array import array
+
 from ..state import JIT
 from . import entries, ops
 from .breadth import COVERED as BREADTH_COVERED
 from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, NODES
 from .breadth import SALT as BREADTH_SALT
 from .breadth import WORK_WORDS as BREADTH_WORDS
-from .random_walk import COVERED, END, FULLS, LENGTH, MAX_LENGTH, POOL, POOLED, SALT, SEED, STATES, STEP, TABLE_FULL, WORK_WORDS
+from .focus import Focus
+from .random_walk import (
+    COVERED,
+    END,
+    FULLS,
+    LENGTH,
+    MAX_LENGTH,
+    PAGES,
+    POOL,
+    POOLED,
+    SALT,
+    SEED,
+    STATES,
+    STEP,
+    TABLE_FULL,
+    WORK_WORDS,
+)
 
 
 class RandomWalk:
-    """One walk over one machine.  rows: kind -> rows; weights: kind -> how often it is drawn; seen: a `seen.Seen`."""
+    """One walk over one machine.  rows: kind -> rows; seen: a `seen.Seen`."""
 
     mode = "random"
     #: Copies of the state that it needs in its arena.
     COPIES = 2 + POOL
 
-    def __init__(self, arena, rows, weights, seen, seed, length=40, salt=0):
+    def __init__(self, arena, rows, seen, seed, length=40, salt=0):
         self.arena, self.seen = arena, seen
         kinds, flat, total = [], [], 0
-        for kind, weight in weights.items():
+        for kind, weight in arena.machine.weights.items():
             if rows[kind] and weight:
                 total += weight
                 kinds += [total, len(flat), len(rows[kind])]
                 flat += rows[kind]
         self.alphabet, self.n_kinds = entries.table_of(flat), len(kinds) // 3
-        self.kinds = entries.table(len(kinds))
-        for i, value in enumerate(kinds):
-            self.kinds[i] = value
+        about = Focus(arena.machine).about
+        self.kinds = entries.table_from(array("q", kinds))
+        self.about = entries.table_from(array("q", map(about, flat)))
         self.work, self.trace = entries.table(WORK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
         self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
         w = self.work
-        w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
+        w[SEED], w[LENGTH], w[SALT], w[PAGES] = seed * 7919 + 17, min(length, MAX_LENGTH), salt, len(arena.machine.pages)
         self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
 
     def step(self, budget):
@@ -44,9 +62,9 @@ class RandomWalk:
         a, seen, states = self.arena, self.seen, int(self.work[STATES])
         seen.make_room(budget)
         try:
-            return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.kinds,
-                                      self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth, seen.table,
-                                      seen.bits, budget))
+            return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.about,
+                                      self.kinds, self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth,
+                                      seen.table, seen.bits, budget))
         finally:
             seen.count += int(self.work[STATES]) - states
 

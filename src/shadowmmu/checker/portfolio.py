@@ -4,7 +4,7 @@
             lanes: machine x vCPUs x {random, exhaustive}             one slice = so many operations of one lane
     round 0   r 4-level 1 | x 4-level 1 | r 4-level 2 | ... | x wide 2        SLICES[0] operations each
     round 1   r 4-level 1 | ...                                               SLICES[1] each
-      ...                                                                     SLICES[-1] each, for ever
+      ...                                              SLICES[-1] each (x: EXHAUSTIVE_SLICE), for ever
 
     plan = Plan("linux-6.12", seed=1)
     found = plan.run(seconds=60)              list of Lead; [] when the time is used up
@@ -35,6 +35,8 @@ from .shrink import shrink
 
 #: Operations of a lane's slice by round.
 SLICES = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
+#: At most so many of an exhaustive lane: what is close to the initial state it has soon been through, the rest is for walks.
+EXHAUSTIVE_SLICE = 4_000
 #: A lane is left after so many leads: its MMU is broken in a way that hides everything else.
 ENOUGH = 8
 ALL_KNOWN = known.mask(known.DEVIATIONS)
@@ -91,8 +93,7 @@ class Plan:
             seen, salt = self.seen, (i + 1) * 0x9E3779B97F4A7C15 & (1 << 61) - 1
             if mode == "random":
                 seed = (self.seed * 65_537 + i) * 4_099 + self.share[0]
-                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), machine.weights, seen, seed, self.length,
-                                           salt)
+                self.lanes[i] = RandomWalk(arena, alphabet.alphabet(machine, vcpus), seen, seed, self.length, salt)
             else:
                 self.lanes[i] = BreadthFirst(arena, alphabet.alphabet(machine, vcpus, small=True), seen, salt=salt)
         return self.lanes[i]
@@ -151,9 +152,10 @@ class Plan:
             if not self._mine(i) or i in self.closed:
                 self._next()
                 continue
+            size = SLICES[min(self.round, len(SLICES) - 1)]
             started = time.monotonic()
             try:
-                result = self.lane(i).step(SLICES[min(self.round, len(SLICES) - 1)])
+                result = self.lane(i).step(size if self.names[i][2] == "random" else min(size, EXHAUSTIVE_SLICE))
             finally:
                 self.spent[i] += time.monotonic() - started
             if result > 0:

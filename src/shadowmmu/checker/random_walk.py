@@ -6,8 +6,9 @@
                                    a state never met before may take a place in the pool: later walks start there;
                                    it does if a rule of the MMU took effect for the first time (`coverage`)
 
-Each walk leaves out about a quarter of the kinds of operations (KINDS), another quarter each time: what one kind would undo
-has time to go wrong without it.
+What a walk does is drawn by `choice`: some kinds of operations more often, some never, most of them about few pages.
+An operation that could not be done does not count towards LENGTH.  When the host has written a guest's table behind the MMU's
+back most checks rest (`verify.excused`): the walk ends BLIND operations later, and such states are not pooled.
 
 Everything follows from the seed.  A walk that was interrupted goes on exactly: its numbers, its trace and the traces of the
 pool are saved, and the states are made anew from the traces.
@@ -16,35 +17,18 @@ pool are saved, and the states are made anew from the traces.
 from .. import state
 from ..state import JIT, core
 from . import area as areas
-from . import coverage, digest, execute, ops, step, verify
+from . import choice, coverage, digest, execute, ops, step, verify
 from . import seen as met
 
-#: Words that the loop and Python share; the first six mean the same in `breadth`.
+#: Words that the loop and Python share; the first six mean the same in `breadth`, SEED, KINDS, FOCUS,
+#: NARROW and WALK are `choice`'s.
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS,
- COVERED) = range(15)
-WORK_WORDS = 15
+ COVERED, FOCUS, PAGES, NARROW, WALK) = range(19)
+WORK_WORDS = 19
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256
-
-
-@core
-def draw(work, n):
-    """A number below n from the generator in SEED."""
-    work[SEED] = (work[SEED] * 1103515245 + 12345) & 0x7FFFFFFFFFFF
-    return (work[SEED] >> 16) % n
-
-
-@core
-def draw_kind(work, kinds, total):
-    """One of the walk's kinds, by weight."""
-    while True:
-        pick = draw(work, total)
-        kind = 0
-        while kinds[3 * kind] <= pick:
-            kind += 1
-        if work[KINDS] >> kind & 1:
-            return kind
+BLIND = 8
 
 
 @core
@@ -54,17 +38,16 @@ def copy_operation(trace, to, alphabet, at):
 
 
 @core
-def restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, pool_depth):
+def restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_depth):
     """Begin a walk: at the initial state or in the pool, with some of the kinds."""
     work[RESTARTS] += 1
-    # accesses and stores are always there
-    work[KINDS] = draw(work, 1 << n_kinds) | draw(work, 1 << n_kinds) | 3
+    choice.begin_walk(work, work[PAGES])
     work[STEP] = 0
     work[END] = work[LENGTH]
-    if not work[POOLED] or not draw(work, FROM_POOL):
+    if not work[POOLED] or not choice.draw(work, FROM_POOL):
         step.copy(vm, state.attach(initial), words)
         return
-    k = draw(work, work[POOLED])
+    k = choice.draw(work, work[POOLED])
     step.copy(vm, state.attach(pooled(pool, stride, k)), words)
     work[STEP] = pool_depth[k]
     work[END] = min(work[STEP] + work[LENGTH], MAX_LENGTH)
@@ -75,7 +58,7 @@ def restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, 
 @core
 def keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth):
     """Put the state into the pool, in an arbitrary one's place if that is full."""
-    k = work[POOLED] if work[POOLED] < POOL else draw(work, POOL)
+    k = work[POOLED] if work[POOLED] < POOL else choice.draw(work, POOL)
     step.copy(state.attach(pooled(pool, stride, k)), vm, words)
     pool_depth[k] = work[STEP]
     for i in range(work[STEP] * ops.ROW_WORDS):
@@ -85,7 +68,7 @@ def keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth):
 
 
 @core
-def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds, work, trace,
+def wander(initial, current, pool, stride, area, words, alphabet, about, kinds, n_kinds, work, trace,
            pool_trace, pool_depth, seen, bits, budget):
     """`budget` operations: 0, or the number of a failure, whose operations stand in `trace`.
 
@@ -95,17 +78,17 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
     total = kinds[3 * (n_kinds - 1)]
     for _ in range(budget):
         if work[STEP] >= work[END]:
-            restart(vm, initial, pool, stride, words, n_kinds, work, trace, pool_trace, pool_depth)
-        kind = draw_kind(work, kinds, total)
-        at = (kinds[3 * kind + 1] + draw(work, kinds[3 * kind + 2])) * ops.ROW_WORDS
+            restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_depth)
+        at = choice.operation(vm, area, alphabet, about, kinds, total, work)
         copy_operation(trace, work[STEP] * ops.ROW_WORDS, alphabet, at)
         was = coverage.before(vm, area, alphabet, at)
+        h = areas.head(vm, area)
+        seeing = not h[areas.TAINTED]
         failure = execute.perform(vm, area, alphabet, at)
         work[OPERATIONS] += 1
         work[STEP] += 1
         if failure:
             return failure
-        h = areas.head(vm, area)
         if h[areas.FULL]:
             work[FULLS] += 1
             work[STEP] = work[END]
@@ -113,6 +96,9 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
         if h[areas.SKIPPED]:
             # it may still have served requests, so it stays in the trace
             work[SKIPS] += 1
+            work[END] = min(work[END] + 1, MAX_LENGTH)
+        if h[areas.TAINTED] and seeing:
+            work[END] = min(work[END], work[STEP] + BLIND)
         fresh = coverage.reached(vm, area, alphabet, at, was) & ~work[COVERED]
         work[COVERED] |= fresh
         step.forget_counters(vm)
@@ -127,7 +113,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, kinds, n_kinds
             failure = verify.structure(vm, area)
             if failure:
                 return failure
-            if work[STEP] * 2 < MAX_LENGTH and (draw(work, INTO_POOL) == 0 or fresh):
+            if work[STEP] * 2 < MAX_LENGTH and not h[areas.TAINTED] and (choice.draw(work, INTO_POOL) == 0 or fresh):
                 keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth)
     return 0
 

@@ -90,7 +90,7 @@ class Search:
 
     def random(self, seconds=0, operations=0, length=40):
         """Random walks of `length` operations until a budget is used up."""
-        lane = RandomWalk(self.arena, self.rows, self.machine.weights, Seen(), self.seed, length)
+        lane = RandomWalk(self.arena, self.rows, Seen(), self.seed, length)
         return self._run(lane, seconds, operations)
 
     def exhaustive(self, depth=breadth.MAX_DEPTH, seconds=0, operations=0):

@@ -6,7 +6,7 @@
     3  marks              A and D in guest tables, and nothing else of guest memory, changed by an access
     4  livelock           an access ends within operations.MAX_EXITS exits
     5  host               no spte of the hardware leads out of the VM's memory or into a read-only slot with W; dirty log
-                          complete; no WARN
+                          complete; no WARN; no translations of two page sizes for one address
     6  invariants         the MMU's state is in order (`invariants`); asked in every state that was not met before
 
 Each check notes the first failure in the area (`area.fail`); `FAILURES` says what the number means, what the architecture
@@ -26,7 +26,7 @@ from . import area as areas
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
 INVARIANT = 100
 (TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
- NOT_REFUSED, NESTED_EXIT) = range(1, 15)
+ NOT_REFUSED, TWO_SIZES, NESTED_EXIT) = range(1, 16)
 
 #: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
 CACHE_WARNING = 25
@@ -53,6 +53,9 @@ FAILURES = {
                "memory", ("access", "", "")),
     NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers), or an "
                   "EPTP was taken that must be refused (SDM vol. 3 27.2.1.1)", ("value", "", "")),
+    TWO_SIZES: ("two-sizes", "the CPU may hold translations of two page sizes for one linear address, which KVM promises never "
+                "to bring about (3be2264be3c0): it may use either (SDM vol. 3 4.10.2.3), and on some CPUs a fetch ends in a "
+                "machine check (INTEL-SA-00210)", ("addresses (bit per page of the machine)", "", "")),
     NESTED_EXIT: ("nested-exit", "L2 left for L1 by a fault of the nested tables that the architecture does not permit for this "
                   "access, or with another error code or exit qualification (APM vol. 2 15.25.6; SDM vol. 3 table 28-7)",
                   ("error code or qualification", "guest-physical address", "access")),
@@ -117,6 +120,8 @@ def translations(vm, area, v):
     held = areas.part(vm, area, v, areas.HELD)
     hard = areas.part(vm, area, v, areas.HARDWARE_RIGHTS)
     pcid = tlb_model.current_pcid(vm, vcpu)
+    small = 0
+    large = 0
     for k in range(held[tlb_model.COUNT]):
         at = tlb_model.ROWS + k * tlb_model.ROW_WORDS
         name = held[at]
@@ -136,6 +141,10 @@ def translations(vm, area, v):
             gva = h[areas.GVAS + i] + 0
             if gva & -size != held[at + 1]:
                 continue
+            if size == 1 << vm.page_shift:
+                small |= 1 << i
+            else:
+                large |= 1 << i
             frame = tlb_model.frame_of(vm, held, k, gva)
             allowed = architecture.accesses_to(vm, area, v, i, frame)
             if real & ~allowed:
@@ -143,6 +152,8 @@ def translations(vm, area, v):
                 if real & ~allowed and not excused(vm, area):
                     areas.fail(vm, area, TRANSLATION, v, gva, frame, real, allowed)
             host_page(vm, area, v, gva, frame, value & PT_WRITABLE != 0)
+    if small & large and not h[areas.KEPT]:
+        areas.fail(vm, area, TWO_SIZES, v, 0, small & large, 0, 0)
 
 
 @core

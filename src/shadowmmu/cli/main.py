@@ -181,30 +181,44 @@ def _known(command, *arguments, choices):
 
 @app.command()
 def museum(
-    exhibit: Annotated[str | None, typer.Argument(help="Id of an exhibit; without one, the list.")] = None,
+    exhibit: Annotated[list[str] | None, typer.Argument(help="Id of an exhibit, or several; without one, the list.")] = None,
     score: Annotated[bool, typer.Option("--score", help="Search for every exhibit and with every fix; print the "
                                                         "table. Interrupted, it goes on where it stopped.")] = False,
     role_audit: Annotated[bool, typer.Option("--role-audit", help="Leave out each bit of the page role in turn; the shortest "
                                                                   "visible difference.")] = False,
     small_states: Annotated[bool, typer.Option("--small-states", help="Judge every small state of the root cache and of the "
                                                                       "unsync bits, for each version of that code.")] = False,
-    only: Annotated[str, typer.Option(help="For --score: ids, separated by commas.")] = "",
-    seconds: Annotated[float, typer.Option(help="Time of one search.")] = 60.0,
+    only: Annotated[str | None, typer.Option(help="For --score: ids, separated by commas.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time of one search; an exhibit that is not found gets a second one with "
+                                                "another seed.")] = 60.0,
     fresh: Annotated[bool, typer.Option("--fresh", help="For --score: forget what an earlier one found.")] = False,
     save: Annotated[bool, typer.Option("--save", help="For --score: store scripts that are shorter than those in the "
                                                       "museum.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ):
-    """Historical bugs as runnable exhibits: list them, tell and run one, score all."""
-    if (exhibit is not None) + score + role_audit + small_states > 1:
-        print("shadowmmu: an exhibit, --score, --role-audit and --small-states exclude each other", file=sys.stderr)
+    """Historical bugs as runnable exhibits: list them, tell and run one, score all.
+
+    Exit codes: 0 every bug that was searched was found and its fix is clean, 1 not so, 2 the question cannot be answered,
+    130 interrupted.
+    """
+    problem = None
+    if bool(exhibit) + score + role_audit + small_states > 1:
+        problem = "an exhibit, --score, --role-audit and --small-states exclude each other"
+    elif (only is not None or fresh or save) and not score:
+        problem = "--only, --fresh and --save belong to --score"
+    elif only is not None and not only.replace(",", "").strip():
+        problem = "--only names no exhibit"
+    elif not 0 < seconds < float("inf"):
+        problem = f"--seconds {seconds:g} is no time to search"
+    if problem:
+        print(f"shadowmmu: {problem}", file=sys.stderr)
         raise typer.Exit(2)
     from ..museum import claims, command
     from ..museum import role_audit as audit
     if small_states:
         _finish(claims.main, as_json=json)
     elif score:
-        _finish(command.score, [i for i in only.split(",") if i], seconds=seconds, as_json=json, fresh=fresh, save=save)
+        _finish(command.score, [i.strip() for i in (only or "").split(",") if i.strip()], seconds=seconds, as_json=json, fresh=fresh, save=save)
     elif role_audit:
         _finish(audit.main, seconds=seconds, as_json=json)
     elif exhibit:

@@ -245,7 +245,7 @@ def get_child_sp(vm, vcpu, sptep, gfn, direct, access):
         rules = state.rules(vm)
         child = state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(spte)))
         if (not rules.child_gfn_must_match or child.gfn == gfn) and \
-                (not rules.child_role_must_match or child.role == role):
+                (not rules.child_role_must_match or not roles.differ(vm, child.role, role)):
             return EEXIST
     i = shadow_pages.get(vm, vcpu, gfn, role)
     return i if i >= 0 else NOT_A_PAGE
@@ -449,7 +449,8 @@ def faultin_pfn(vm, vcpu, f, access):
         mmio.cache_info(vm, vcpu, 0 if f.is_tdp else f.addr, f.gfn, mmio.is_mmio_access(access))
         f.pfn = host.PFN_NOSLOT
         f.map_writable = 0
-        if f.gfn >> 40:
+        if not vm.mmio_caching or f.gfn >> 40:
+            # nothing to remember it by in an entry
             return EMULATE
         return CONTINUE
     slot = state.slot(vm, f.slot)

@@ -67,6 +67,12 @@ def as_id(role):
 
 
 @core
+def differ(vm, a, b):
+    """Are these not the same role?"""
+    return (a ^ b) & ~state.rules(vm).role_ignores != 0
+
+
+@core
 def calc_cpu_role(vm, vcpu, cr0, cr4, efer):
     """Base word of kvm_calc_cpu_role: what the guest asked for."""
     role = ACC_ALL << ACCESS_SHIFT

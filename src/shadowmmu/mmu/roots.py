@@ -125,7 +125,7 @@ def is_root_usable(vm, hpa, root_pgd, pgd, role):
     if i < 0:
         warn.warn(vm, 4)
         return False
-    return role == state.page(vm, i).role
+    return not roles.differ(vm, role, state.page(vm, i).role)
 
 
 @core

@@ -82,7 +82,7 @@ def find(vm, vcpu, gfn, role):
         if sp.gfn != gfn:
             collisions += 1
             continue
-        if sp.role != role:
+        if roles.differ(vm, sp.role, role):
             if roles.level(role) > 1 and sp.unsync:
                 zap.prepare_zap_page(vm, sp)
             continue

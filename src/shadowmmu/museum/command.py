@@ -6,6 +6,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -13,6 +14,11 @@ import time
 from . import exhibit as exhibits
 from . import rows as catalogue
 from . import score as scores
+
+FIXED_CLEAN = ("with the same seed the plan finds nothing on the rules with the fix, as far as the exhibit was found, nor do the "
+               "exhibit's scripts; searched once for each set of rules and seed, for a plan depends on nothing else")
+#: Columns of a line that changes.
+TERMINAL = 100
 
 
 def _line(x):
@@ -41,7 +47,7 @@ def list_all(as_json=False, out=sys.stdout):
 def _story(x):
     head = [f"{x.id}  {x.title}", ""]
     for name, value in (("year", x.year), ("commits", ", ".join(x.commits)), ("CVE", x.cve), ("rules", x.rules),
-                        ("changed rules", ", ".join(f"{k}={v}" for k, v in x.change.items())),
+                        ("changed rules", ", ".join(f"{k}={v:#x}" if v > 9 else f"{k}={v}" for k, v in x.change.items())),
                         ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path))):
         if value and value != "-":
             head.append(f"{name}: {value}")
@@ -49,9 +55,16 @@ def _story(x):
     return "\n".join(head + [""] + ["\n\n".join(paragraphs), ""])
 
 
-def tell(id, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
-    """The story, a search, the shortest script with what happened, and the script under the fix."""
-    x = exhibits.named(id)
+def tell(ids, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
+    """One exhibit: the story, a search, the shortest script with what happened, the same under the fix.  Several: one by one."""
+    chosen = [exhibits.named(id) for id in ids]
+    if len(chosen) > 1:
+        codes = []
+        for x in chosen:
+            arguments = [sys.executable, "-m", "shadowmmu", "museum", x.id, "--seconds", str(seconds)]
+            codes.append(subprocess.run(arguments + ["--json"] * as_json, check=False).returncode)
+        return max(codes)
+    x = chosen[0]
     if x.functions and os.environ.get("SHADOWMMU_PATCH") != str(x.path):
         # a process has one variant
         environment = dict(os.environ, SHADOWMMU_PATCH=str(x.path))
@@ -59,31 +72,35 @@ def tell(id, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
     from . import hunt, worker
     if not as_json:
         print(_story(x), file=out, flush=True)
-    found = hunt.hunt(x.broken_rules, seconds, more=0.5, progress=_progress(err))
-    _clear(err)
+    harmless = x.breaks == scores.NOTHING
+    for seed in scores.SEEDS[:1] if harmless else scores.SEEDS:
+        found = hunt.hunt(x.broken_rules, seconds, more=scores.MORE, seed=seed, progress=_progress(err))
+        if found.found:
+            break
+    _progress(err)("looking at the fix")
     script = found.script
     if x.script and (script is None or x.length < found.length):
         script = x.script
     finding = hunt.explained(x.broken_rules, script) if script else None
-    mended = worker.finish(worker.start(x, "mended", 0, max(found.searched, 1)))
-    clean = not mended.get("found", True) and mended.get("script_clean", True)
-    harmless = x.breaks == ("nothing",)
+    scripts = {name: text for name, text in (("stored", x.script), ("found", found.script)) if text}
+    mended = worker.finish(worker.start(worker.Job(x.id, "mended", 0, max(found.searched, 1), seed=seed, scripts=scripts)))
+    clean = "error" not in mended and not mended["found"] and all(mended["clean"].values())
+    _clear(err)
     if as_json:
-        print(json.dumps({"id": x.id, "title": x.title, "story": x.story, "found": found.found, "fixed_clean": clean,
-                          "seconds": round(found.seconds, 1), "operations": found.length, "searched": found.searched,
-                          "states": found.states, "finding": finding.as_dict() if finding else None}, indent=2), file=out)
-    else:
-        if found.found:
-            print(f"Found in {found.seconds:.1f} s, {found.searched:,} operations, {found.states:,} states.", file=out)
-        else:
-            print(f"Nothing found in {found.seconds:.1f} s, {found.searched:,} operations, {found.states:,} states.", file=out)
-            print("\n".join(_bounds(found.bounds)), file=out)
-        if finding:
-            known = "" if script == found.script else " (a shorter script than this search's is stored)"
-            print(f"\nThe shortest script{known}:\n\n{finding.text()}\n", file=out)
-        error = f" ({mended['error']})" if "error" in mended else ""
-        print(f"With the fix the same search finds {'nothing' if clean else 'something'}{error}.\n"
-              + textwrap.fill(" ".join(x.fix.split()), 100), file=out)
+        print(json.dumps({"id": x.id, "title": x.title, "story": x.story, "expected": "nothing" if harmless else "a finding",
+                          "found": found.found, "fixed_clean": clean, "seconds": round(found.seconds, 1), "seed": seed,
+                          "operations": found.length, "searched": found.searched, "states": found.states,
+                          "finding": finding.as_dict() if finding else None, "error": mended.get("error")}, indent=2), file=out)
+        return 0 if clean and found.found != harmless else 1
+    head = "Found" if found.found else "Nothing found"
+    print(f"{head} in {found.seconds:.1f} s, {found.searched:,} operations, {found.states:,} states (seed {seed}).", file=out)
+    if not found.found:
+        print("\n".join(_bounds(found.bounds)), file=out)
+    if finding:
+        stored = "" if script == found.script else " (stored; this search's is longer)" if found.found else " (stored)"
+        print(f"\nThe shortest script{stored}:\n\n{finding.text()}\n", file=out)
+    verdict = mended.get("error") or f"the same search finds {'nothing' if clean else 'something'}"
+    print(textwrap.fill(f"With the fix {verdict}. " + " ".join(x.fix.split()), 100), file=out)
     return 0 if clean and found.found != harmless else 1
 
 
@@ -93,17 +110,26 @@ def _bounds(bounds):
 
 
 def _progress(stream):
-    """One line on a terminal; nothing elsewhere."""
+    """One line that changes, on a terminal; nothing elsewhere."""
     last = [0.0]
 
     def show(p):
         text = p if isinstance(p, str) else f"{p.operations:,} operations, {p.states:,} states"
         if stream.isatty() and time.monotonic() - last[0] > 0.3:
             last[0] = time.monotonic()
-            stream.write(f"\r{text}\x1b[K")
+            stream.write(f"\r{text[:TERMINAL]}\x1b[K")
             stream.flush()
 
     return show
+
+
+def _lines(stream):
+    """What has ended, a line each."""
+    def done(text):
+        _clear(stream)
+        print(text, file=stream, flush=True)
+
+    return done
 
 
 def _clear(stream):
@@ -113,18 +139,20 @@ def _clear(stream):
 
 def score(ids=(), seconds=60.0, as_json=False, fresh=False, save=False, out=sys.stdout, err=sys.stderr):
     """The table of all exhibits (or of `ids`).  `save` keeps scripts that are shorter than the stored ones."""
-    chosen = [exhibits.named(id) for id in ids] or exhibits.every()
+    chosen = [exhibits.named(id) for id in dict.fromkeys(ids)] or exhibits.every()
     started = time.monotonic()
-    result = scores.score(chosen, seconds, fresh, _progress(err))
+    result, fixed = scores.score(chosen, seconds, fresh, _progress(err), _lines(err))
     _clear(err)
     changed = scores.save(result) if save else []
     if as_json:
         print(json.dumps({"exhibits": [r for r in result if r["expected"] == "a finding"],
-                          "harmless": [r for r in result if r["expected"] == "nothing"],
-                          "seconds": round(time.monotonic() - started, 1)}, indent=2), file=out)
+                          "harmless": [r for r in result if r["expected"] == "nothing"], "fixed": fixed,
+                          "fixed_clean_means": FIXED_CLEAN,
+                          "stored": changed, "seconds": round(time.monotonic() - started, 1)}, indent=2), file=out)
     else:
-        print(scores.text(result), file=out)
+        print(scores.text(result, fixed), file=out)
         if changed:
             print(f"stored: {', '.join(changed)}", file=out)
-    good = all(r["found"] == (r["expected"] == "a finding") and r["fixed_clean"] for r in result)
+    good = all(r["found"] == (r["expected"] == "a finding") and r["fixed_clean"] for r in result) and not any(
+        f["found"] or f["error"] for f in fixed)
     return 0 if good else 1

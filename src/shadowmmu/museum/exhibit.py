@@ -118,9 +118,9 @@ def read(path):
         fields.append({})
         for word in words:
             field, _, value = word.partition("=")
-            if field not in rule_sets.FIELDS or not re.fullmatch(r"-?\d+", value):
+            if field not in rule_sets.FIELDS or not re.fullmatch(r"-?\d+|0x[0-9a-f]+", value):
                 raise wrong(f"{word!r} is not a field of the rules with a number")
-            fields[-1][field] = int(value)
+            fields[-1][field] = int(value, 0)
     for name, known in (("breaks", KINDS), ("needs", NEEDS)):
         if not set(_words(values[name])) <= known:
             raise wrong(f"{name}: {values[name]}; known are {', '.join(sorted(known))}")

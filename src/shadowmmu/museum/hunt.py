@@ -33,20 +33,30 @@ class Hunt:
         return self.script is not None
 
 
-def hunt(rules, seconds, operations=0, more=0.0, progress=lambda p: None):
+def hunt(rules, seconds, operations=0, more=0.0, seed=1, progress=lambda p: None, first=lambda hunt: None):
     """Search under `rules` (a dictionary) for `seconds`, and on until `operations` are done.
 
-    more: after the first finding, the share of its time that is spent on looking for a shorter one (at most 10 s).
+    more: after the first finding, the share of its time that is spent on looking for a shorter one (at most 10 s).  first: is
+    told the first finding at once: an MMU that is broken badly enough takes the process with it later.
     """
-    plan = portfolio.Plan(rules, aside=ASIDE, progress=progress)
-    leads = plan.run(seconds=seconds, findings=1)
+    # compiled, or loaded, before the clock starts
+    geometry.Arena(geometry.MACHINES["4-level"], rules, 1, copies=1)
+    plan = portfolio.Plan(rules, seed=seed, aside=ASIDE, progress=progress)
+    leads = plan.run(seconds=seconds, findings=1) if seconds else []
     while not leads and plan.progress().operations < operations:
         leads = plan.run(operations=operations - plan.progress().operations, findings=1)
     p, took = plan.progress(), plan.seconds
+    if leads:
+        first(_hunt(plan, rules, leads, took, p))
     if leads and more:
         end = time.monotonic() + min(10.0, 1.0 + more * took)
         while time.monotonic() < end and min(len(lead.rows) for lead in leads) > 1 and len(leads) < 12:
             leads += plan.run(seconds=end - time.monotonic(), findings=1)
+    return _hunt(plan, rules, leads, took, p)
+
+
+def _hunt(plan, rules, leads, took, p):
+    """The Hunt of these leads."""
     if not leads:
         return Hunt(None, 0, "", took, p.operations, p.states, plan.bounds())
     best = min(leads, key=lambda lead: (len(lead.rows), lead.vcpus))

@@ -25,7 +25,7 @@ NOT_SEARCHED = {
 def main(seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
     """Search with each bit left out."""
     chosen = [x for x in exhibits.every() if x.id.startswith("R.")]
-    rows = scores.score(chosen, seconds, show=command._progress(err))
+    rows, _ = scores.score(chosen, seconds, show=command._progress(err), done=command._lines(err))
     command._clear(err)
     if as_json:
         print(json.dumps({"bits": rows, "not_searched": NOT_SEARCHED}, indent=2), file=out)

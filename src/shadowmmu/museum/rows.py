@@ -15,7 +15,6 @@ TDP = "the checker's machines use shadow paging only"
 WAITING = {
     "B5": ("kvm_invalidate_pcid does not flush another PCID", TDP),
     "B8": ("a 32-bit host truncates the address to invalidate", "a 32-bit host is not modelled"),
-    "B11": ("INIT keeps the TLB", TDP + ": with shadow paging the new root's load flushes anyway"),
     "B13": ("a Hyper-V range flush starts at the wrong gfn", "KVM as a guest of Hyper-V is not modelled"),
     "C18": ("the page for the PDPTEs is missing on a 32-bit host, too", "a 32-bit host is not modelled"),
     "C22": ("KVM_SET_CPUID clears root_role, and the wrong kind of lock is taken",

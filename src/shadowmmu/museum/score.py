@@ -2,10 +2,15 @@
 """`shadowmmu museum --score`: every exhibit hunted, its fix searched in the same way, two processes at a time.
 
     all exhibits in one patch (combined.py), compiled once
-    broken A1 | broken A2 | ... | mended linux-6.12 | mended linux-7.2 ...      --> ledger (a line of JSON each) --> table
+    broken, seed 1:  A1 | A2 | ...        bugs not found:  broken, seed 2           a minute each, one core
+    mended, seed s:  once for each set of rules, as far as the exhibit that was found latest there       --> table
 
-The ledger lies in the cache folder and is keyed by all sources and by the exhibit, so an interrupted score goes on where it
-stopped, and a change of the core or of an exhibit starts over what it concerns.
+Two minutes of one core are a minute of two.  The plan counts operations and depends on rules and seed only, so a search of a set
+of rules repeats what the hunt for every exhibit on these rules did: an exhibit's fix is clean if nothing was found up to the
+operation at which the exhibit was, and if no script of the exhibit finds anything.
+
+Answers go into a ledger in the cache folder as they come, keyed by all sources and by the exhibit: an interrupted score
+goes on where it stopped, a change of the core or of an exhibit starts over what it concerns.
 """
 
 import hashlib
@@ -13,11 +18,17 @@ import json
 import time
 
 from ..state import cache
-from . import combined, worker
+from . import combined
 from . import exhibit as exhibits
+from .worker import Job, finish, start
 
 AT_ONCE = 2
+SEEDS = (1, 2)
+#: After the first finding: this share of its time for a shorter one.
+MORE = 0.5
 NONE_IN_FORCE = 1 << 20
+#: `breaks` of a change that is said to be harmless.
+NOTHING = ("nothing",)
 
 
 def _folder():
@@ -43,10 +54,12 @@ class Ledger:
         self.answers = {}
         if fresh:
             self.path.unlink(missing_ok=True)
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            try:
                 entry = json.loads(line)
-                self.answers[entry["key"]] = entry["answer"]
+            except ValueError:
+                continue        # killed while it was written
+            self.answers[entry["key"]] = entry["answer"]
 
     def add(self, key, answer):
         self.answers[key] = answer
@@ -55,106 +68,156 @@ class Ledger:
                 file.write(json.dumps({"key": key, "answer": answer}) + "\n")
 
 
-def _key(x, side, seconds):
-    if side == "mended":
-        return f"mended {sorted(x.mended_rules.items())} {seconds}"
-    code = "" if not x.functions else exhibits.code_of(x)
-    return f"broken {x.id} {sorted(x.broken_rules.items())} {hashlib.sha256(code.encode()).hexdigest()[:16]} {seconds}"
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _broken_key(x, seconds, seed):
+    return f"broken {x.id} {_hash(exhibits.code_of(x) + str(sorted(x.broken_rules.items())))} {seconds} seed {seed}"
+
+
+def _rules_name(x):
+    return " ".join([x.rules, *(f"{name}={value}" for name, value in sorted(x.with_fields.items()))])
 
 
 def _combined(show):
     """File of the combined patch, already compiled, and the numbers of the exhibits in it."""
     text, numbers = combined.combine(exhibits.every())
-    path = _folder() / f"combined-{hashlib.sha256((text + _sources()).encode()).hexdigest()[:16]}.py"
+    path = _folder() / f"combined-{_hash(text + _sources())}.py"
     if not path.exists():
         show("compiling all exhibits")
         path.write_text(text)
-        x = next(x for x in exhibits.every() if x.id in numbers)
-        answer = worker.finish(worker.start(x, "broken", 0.01, 1_500, 0, path, NONE_IN_FORCE))
+        answer = finish(start(Job("A1", "broken", 0.01, patch=str(path), number=NONE_IN_FORCE)))
         if "error" in answer:
             path.unlink()
             raise exhibits.ExhibitError(f"the exhibits cannot be compiled: {answer['error']}")
-    return path, numbers
+    return str(path), numbers
 
 
-def _number(x, numbers):
-    """Value of the rule `exhibit`: 0 where the exhibit has to go alone."""
-    return numbers.get(x.id, 0) if x.functions else NONE_IN_FORCE
-
-
-def _run(jobs, ledger, show):
-    """jobs: (key, label, arguments of worker.start); those that the ledger knows are left out."""
+def _run(jobs, ledger, show, done):
+    """jobs: (key, label, Job); those that the ledger knows are left out."""
     waiting = [job for job in jobs if job[0] not in ledger.answers]
     running, total = [], len(waiting)
     try:
         while waiting or running:
             while waiting and len(running) < AT_ONCE:
-                key, label, arguments = waiting.pop(0)
-                running.append((key, label, worker.start(*arguments)))
+                key, label, job = waiting.pop(0)
+                running.append((key, label, start(job)))
             show(f"{total - len(waiting) - len(running)} of {total} done; running {', '.join(r[1] for r in running)}")
-            time.sleep(0.2)
+            time.sleep(0.1)
             for job in [r for r in running if r[2].poll() is not None]:
                 running.remove(job)
-                ledger.add(job[0], worker.finish(job[2]))
+                answer = finish(job[2])
+                ledger.add(job[0], answer)
+                done(f"[{total - len(waiting) - len(running)}/{total}] {job[1]}: {_told(answer)}")
     finally:
         for _, _, process in running:
             process.kill()
 
 
-def score(chosen, seconds=60.0, fresh=False, show=lambda text: None):
-    """Rows (dictionaries) of the table for the exhibits `chosen`."""
+def _told(answer):
+    """An answer in some words."""
+    if "error" in answer:
+        return f"error: {answer['error']}"
+    found = f"{answer['kind']}, {answer['length']} operations, after" if answer["found"] else "nothing found in"
+    return f"{found} {answer['searched']:,} operations, {answer['seconds']:.1f} s"
+
+
+def _hunt(chosen, seconds, ledger, show, done):
+    """Id -> (answer, seed) of the broken side."""
+    broken, left = {}, list(chosen)
+    path, numbers = None, {}
+    for seed in SEEDS:
+        if path is None and any(_broken_key(x, seconds, seed) not in ledger.answers for x in left):
+            path, numbers = _combined(show)
+        jobs = []
+        for x in left:
+            number = numbers.get(x.id, 0) if x.functions else NONE_IN_FORCE
+            patch = path if number else str(x.path)
+            jobs.append((_broken_key(x, seconds, seed), f"{x.id}, seed {seed}",
+                         Job(x.id, "broken", seconds, more=MORE, seed=seed, patch=patch, number=number)))
+        _run(jobs, ledger, show, done)
+        broken |= {x.id: (ledger.answers[_broken_key(x, seconds, seed)], seed) for x in left}
+        left = [x for x in left if x.breaks != NOTHING and not broken[x.id][0].get("found") and "error" not in broken[x.id][0]]
+    return broken
+
+
+def _mend(chosen, broken, ledger, show, done):
+    """(rules, seed) -> answer of the mended side, as far as the hunts on these rules went."""
+    groups = {}
+    for x in chosen:
+        groups.setdefault((_rules_name(x), broken[x.id][1]), []).append(x)
+    jobs, keys = [], {}
+    for (name, seed), group in groups.items():
+        needed = max([broken[x.id][0]["searched"] for x in group if broken[x.id][0].get("found")], default=1)
+        scripts = {}
+        for x in group:
+            scripts |= {f"{x.id} stored": x.script} if x.script else {}
+            scripts |= {f"{x.id} found": broken[x.id][0]["script"]} if broken[x.id][0].get("found") else {}
+        question = _hash(str((sorted(group[0].mended_rules.items()), sorted(scripts.items()))))
+        key = f"mended {question} {needed} seed {seed}"
+        keys[name, seed] = key
+        jobs.append((key, f"fixed, {name}, seed {seed}", Job(group[0].id, "mended", 0, needed, seed=seed, scripts=scripts)))
+    _run(jobs, ledger, show, done)
+    return {which: ledger.answers[key] for which, key in keys.items()}
+
+
+def _row(x, b, seed, m):
+    """One exhibit's row of the table."""
+    clean = "error" not in m and (not m["found"] or b.get("searched", 0) < m["searched"]) \
+        and all(m["clean"].get(f"{x.id} {which}", True) for which in ("stored", "found"))
+    return {"id": x.id, "title": x.title, "expected": "nothing" if x.breaks == NOTHING else "a finding",
+            "found": b.get("found", False), "kind": b.get("kind", ""), "fixed_clean": clean,
+            "seconds": round(b.get("seconds", 0.0), 1), "operations": b.get("length", 0), "searched": b.get("searched", 0),
+            "states": b.get("states", 0), "seed": seed, "fixed_searched": m.get("searched", 0), "script": b.get("script"),
+            "error": b.get("error") or m.get("error")}
+
+
+def score(chosen, seconds=60.0, fresh=False, show=lambda text: None, done=lambda text: None):
+    """(rows of the table, one dictionary an exhibit; what the searches of the fixed rules came to) for the exhibits `chosen`.
+
+    show: told what is going on; done: told each search that has ended."""
     ledger = Ledger(fresh)
-    if any(_key(x, "broken", seconds) not in ledger.answers for x in chosen):
-        path, numbers = _combined(show)
-        _run([(_key(x, "broken", seconds), x.id, (x, "broken", seconds, 0, 0.5, path, _number(x, numbers))) for x in chosen],
-             ledger, show)
-    broken = {x.id: ledger.answers[_key(x, "broken", seconds)] for x in chosen}
-    mended = {}
-    for x in chosen:
-        needed = broken[x.id].get("searched", 0) if broken[x.id].get("found") else 0
-        key = _key(x, "mended", seconds)
-        if key not in mended or needed > mended[key][1]:
-            mended[key] = (x, needed)
-    for key, (_, needed) in mended.items():
-        if key in ledger.answers and not ledger.answers[key].get("found") and ledger.answers[key].get("searched", 0) < needed:
-            del ledger.answers[key]
-    _run([(key, f"fixed, {x.rules}", (x, "mended", seconds, needed, 0)) for key, (x, needed) in mended.items()], ledger, show)
-    rows = []
-    for x in chosen:
-        b, m = broken[x.id], ledger.answers[_key(x, "mended", seconds)]
-        rows.append({
-            "id": x.id, "title": x.title, "expected": "nothing" if x.breaks == ("nothing",) else "a finding",
-            "found": b.get("found", False), "kind": b.get("kind", ""),
-            "fixed_clean": not m.get("found", True), "seconds": round(b.get("seconds", 0.0), 1),
-            "operations": b.get("length", 0), "searched": b.get("searched", 0), "states": b.get("states", 0),
-            "fixed_searched": m.get("searched", 0), "script": b.get("script"), "error": b.get("error") or m.get("error")})
-    return rows
+    broken = _hunt(chosen, seconds, ledger, show, done)
+    mended = _mend(chosen, broken, ledger, show, done)
+    rows = [_row(x, *broken[x.id], mended[_rules_name(x), broken[x.id][1]]) for x in chosen]
+    fixed = [{"rules": name, "seed": seed, "found": m.get("found", False), "searched": m.get("searched", 0),
+              "states": m.get("states", 0), "seconds": round(m.get("seconds", 0.0), 1), "script": m.get("script"),
+              "error": m.get("error")} for (name, seed), m in mended.items()]
+    return rows, fixed
 
 
 def table(rows):
     """The rows as text."""
-    out = [f"{'id':<14}{'found':<13}{'fix':<8}{'s':>6}{'length':>8}{'searched':>12}{'states':>10}"]
+    out = [f"{'id':<18}{'found':<18}{'fix':<8}{'s':>6}{'length':>8}{'searched':>12}{'states':>12}{'seed':>6}"]
     for r in rows:
         found = r["error"] and "error" or (r["kind"] if r["found"] else "-")
-        out.append(f"{r['id']:<14}{found:<13}{'clean' if r['fixed_clean'] else 'FOUND':<8}{r['seconds']:>6}"
-                   f"{r['operations'] or '-':>8}{r['searched']:>12,}{r['states']:>10,}")
+        out.append(f"{r['id']:<18}{found:<18}{'clean' if r['fixed_clean'] else 'FOUND':<8}{r['seconds']:>6}"
+                   f"{r['operations'] or '-':>8}{r['searched']:>12,}{r['states']:>12,}{r['seed']:>6}")
     return "\n".join(out)
 
 
-def text(rows):
-    """Bugs, claims, and a last line that says it all."""
+def text(rows, fixed):
+    """Bugs, claims, the fixed rules, and last lines that say it all."""
     bugs = [r for r in rows if r["expected"] == "a finding"]
     claims = [r for r in rows if r["expected"] == "nothing"]
-    out = [table(bugs)]
+    out = [table(bugs)] if bugs else []
     if claims:
-        out += ["", "Changes that are said to be harmless (nothing should be found):", table(claims)]
+        out += ["", "Changes that show nothing to a guest, as far as is known (nothing should be found):", table(claims)]
+    out += ["", "The rules with every fix, searched by the same plan as far as the latest finding on them:"]
+    out += [f"  {f['rules']}, seed {f['seed']}: " + (f["error"] or ("FOUND something" if f["found"] else "nothing")
+            + f" in {f['searched']:,} operations, {f['states']:,} states, {f['seconds']} s") for f in fixed]
     missed = [r["id"] for r in bugs if not r["found"]]
-    out += ["", f"{len(bugs) - len(missed)} of {len(bugs)} bugs found; survivors: {', '.join(missed) or 'none'}"]
-    wrong = [r["id"] for r in claims if r["found"]]
+    out.append("")
+    if bugs:
+        out.append(f"{len(bugs) - len(missed)} of {len(bugs)} bugs found; survivors: {', '.join(missed) or 'none'}")
     if claims:
+        wrong = [r["id"] for r in claims if r["found"]]
         out.append(f"{len(claims) - len(wrong)} of {len(claims)} harmless changes held; broken: {', '.join(wrong) or 'none'}")
+    dirty = [r["id"] for r in rows if not r["fixed_clean"]]
+    out.append(f"{len(rows) - len(dirty)} of {len(rows)} fixes clean; not: {', '.join(dirty) or 'none'}")
     out += [f"{r['id']}: {r['error']}" for r in rows if r["error"]]
-    return "\n".join(out)
+    return "\n".join(out).strip()
 
 
 def save(rows):
@@ -162,7 +225,7 @@ def save(rows):
     changed = []
     for r in rows:
         x = exhibits.named(r["id"])
-        if r["script"] and (x.length is None or r["operations"] < x.length):
+        if r["script"] and r["expected"] == "a finding" and (x.length is None or r["operations"] < x.length):
             exhibits.store(x, r["script"], r["operations"], r["kind"])
             changed.append(x.id)
     return changed

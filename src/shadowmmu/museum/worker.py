@@ -1,48 +1,86 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One side of one exhibit in a process of its own (a process has one variant of the core).
+"""One search in a process of its own (a process has one variant of the core).
 
-    python -m shadowmmu.museum.worker ID broken|mended SECONDS OPERATIONS MORE NUMBER        --> a line of JSON
+    python -m shadowmmu.museum.worker  < a Job as JSON        --> the answer as a line of JSON
 
-NUMBER: of the exhibit in a combined patch (combined.py); 0: the patch in force is the exhibit's own.
+broken: the rules and functions of an exhibit.  mended: the rules alone; scripts that must find nothing there are replayed, too.
 """
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+import threading
+from dataclasses import asdict, dataclass, field
 
 
-def start(exhibit, side, seconds, operations=0, more=0.0, combined=None, number=0):
-    """Start a worker; `finish` waits for it.  combined, number: file of a combined patch, and which of its exhibits."""
+@dataclass
+class Job:
+    """What a worker does.  exhibit: its id; number: of the exhibit in a combined patch (combined.py), whose file is `patch`;
+    operations: the search goes on to at least so many; scripts: name -> text, for the mended side."""
+
+    exhibit: str
+    side: str
+    seconds: float
+    operations: int = 0
+    more: float = 0.0
+    seed: int = 1
+    patch: str | None = None
+    number: int = 0
+    scripts: dict = field(default_factory=dict)
+
+
+def start(job):
+    """Start a worker; `finish` waits for it."""
     environment = dict(os.environ)
     environment.pop("SHADOWMMU_PATCH", None)
-    if side == "broken" and (number or exhibit.functions):
-        environment["SHADOWMMU_PATCH"] = str(combined if number else exhibit.path)
-    arguments = [sys.executable, "-m", "shadowmmu.museum.worker", exhibit.id, side, str(seconds), str(operations), str(more),
-                 str(number)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    if job.patch:
+        environment["SHADOWMMU_PATCH"] = job.patch
+    process = subprocess.Popen([sys.executable, "-m", "shadowmmu.museum.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, env=environment)
+    process.stdin.write(json.dumps(asdict(job)))
+    process.stdin.close()
+    process.stdin = None
+    # whatever it says is read while it runs, so that it never waits for a reader
+    process.said = []
+    process.reader = threading.Thread(target=lambda: process.said.extend(process.communicate()), daemon=True)
+    process.reader.start()
+    return process
 
 
 def finish(process):
     """The worker's answer as a dictionary; `error` in it if it failed."""
-    out, err = process.communicate()
+    process.reader.join()
+    out, err = process.said
+    lines = out.splitlines()
+    if process.returncode < 0 and lines:
+        return json.loads(lines[-1])        # it crashed while it looked for something shorter
     if process.returncode:
         return {"error": (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]}
-    return json.loads(out.splitlines()[-1])
+    return json.loads(lines[-1])
 
 
-def main(arguments):
+def main():
     from . import exhibit, hunt
-    name, side, seconds, operations, more, number = arguments
-    x = exhibit.named(name)
-    rules = x.broken_rules | {"exhibit": int(number)} if side == "broken" else x.mended_rules
-    found = hunt.hunt(rules, float(seconds), int(operations), float(more))
+    job = Job(**json.load(sys.stdin))
+    x = exhibit.named(job.exhibit)
+    rules = x.broken_rules | {"exhibit": job.number} if job.side == "broken" else x.mended_rules
+    parent = os.getppid()
+
+    def orphaned(progress):
+        if os.getppid() != parent:
+            sys.exit(1)
+
+    found = hunt.hunt(rules, job.seconds, job.operations, job.more, job.seed, orphaned, tell)
     answer = asdict(found) | {"found": found.found}
-    if side == "mended" and x.script:
-        answer["script_clean"] = hunt.replay(rules, x.script)[0] == 0
+    answer["clean"] = {name: hunt.replay(rules, script)[0] == 0 for name, script in job.scripts.items()}
     print(json.dumps(answer))
 
 
+def tell(found):
+    """An answer that holds if no better one comes."""
+    print(json.dumps(asdict(found) | {"found": found.found, "clean": {}}), flush=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -25,6 +25,8 @@ FIELDS = {
     "set_spte_looks_at_gfn": "mmu_set_spte drops an entry that maps the same page for another gfn; no kernel does so, it is what "
                              "the checker puts in place to set `alias-rmap` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",
+    "role_ignores": "bits of the page role that no comparison of roles looks at: 0 in every kernel; the role audit of the museum "
+                    "leaves out one bit at a time",
     "exhibit": "which exhibit of a patch that holds several is in force (museum/combined.py); 0: none",
     "role_has_smep": "CR4.SMEP itself is in the page role (7.2), not only together with CR0.WP=0",
     "dirty_with_writable": "make_spte sets D whenever it sets W, also over a writable spte",

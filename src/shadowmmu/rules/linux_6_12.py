@@ -18,6 +18,7 @@ LINUX_6_12_0 = {
     "protect_all_address_spaces": 0,
     "strict_old_spte": 0,
     "mmio_sync_looks": 0,
+    "role_ignores": 0,
     "pae_root_unseen": 0,
     "set_spte_looks_at_gfn": 0,
     "unsync_shortcut": 0,

@@ -43,7 +43,8 @@ def set_spte(vm, vcpu, slot, sptep, pte_access, gfn, pfn, host_writable, prefetc
         if level > 1 and not sptes.is_large(old):
             zap.drop_parent_pte(vm, state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(old))), sptep)
             flushing = True
-        elif pfn != geometry.entry_frame(old):
+        elif pfn != geometry.entry_frame(old) or rules.set_spte_looks_at_gfn \
+                and rmap.page_get_gfn(vm, sp, geometry.sptep_index(vm, sptep)) != gfn:
             warn.warn(vm, 40)
             rmap.drop_spte(vm, sptep)
             flushing = True

@@ -12,8 +12,8 @@ needs:   large host pages
 length:  -
 
 When a large mapping becomes possible, the entry that pointed to a table gets the large page. CPUs that walked through the
-table may hold 4K translations of the same range, and partial walks that still lead into the table, which is about to be freed
-or reused.
+table may hold 4K translations of the same range beside the large one. They agree, so a guest sees nothing wrong; but which one
+is used is up to the CPU, and some raise a machine check when a fetch meets both. KVM promises that it never comes to that.
 
 Fix: dropping the table's link is followed by a remote flush.
 """
@@ -40,7 +40,8 @@ def set_spte(vm, vcpu, slot, sptep, pte_access, gfn, pfn, host_writable, prefetc
             return SPURIOUS
         if level > 1 and not sptes.is_large(old):
             zap.drop_parent_pte(vm, state.page(vm, geometry.frame_to_page(vm, geometry.entry_frame(old))), sptep)
-        elif pfn != geometry.entry_frame(old):
+        elif pfn != geometry.entry_frame(old) or rules.set_spte_looks_at_gfn \
+                and rmap.page_get_gfn(vm, sp, geometry.sptep_index(vm, sptep)) != gfn:
             rmap.drop_spte(vm, sptep)
             flushing = True
         else:

@@ -7,12 +7,14 @@ commits: d6174299365d
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  nothing
 needs:   host
 length:  -
 
 KVM_SET_MSRS may change EFER.LME under a running guest, which the guest itself cannot do while paging is on. Only a change of
-EFER.NX reset the MMU context.
+EFER.NX reset the MMU context. Nothing follows from it that a guest could see: LMA, which decides how addresses are translated,
+stays as it was, and LME is in no role (tests/mmu/test_mmu_roles.py shows it for every value of the registers), so the reset
+does nothing but drop the roots.
 
 Fix: a change of LME resets it, too.
 """
