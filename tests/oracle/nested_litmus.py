@@ -162,7 +162,8 @@ class NestedWorld:
             raise ValueError(f"unknown statement {statement!r}")
 
     def ask(self, question):
-        """Permitted outcomes of "read a": gfn; pf<error> for the guest; npf:<page>:<error> (table: npt:), ev:<page>:<qualification>
+        """Permitted outcomes of "read a": gfn; pf<error> for the guest; npf:<page>:<error> (table: npt:),
+        ev:<page>:<qualification>
         (et:), mis:<page>."""
         kind, page = question.split()
         gva = (NGVA[page] if page in NGVA else NGPA[page]) << 5

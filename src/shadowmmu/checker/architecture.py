@@ -411,7 +411,8 @@ def learn_cached_eptps(vm, area, v):
         previous = -1
         for k in range(h[areas.N_GVAS]):
             gva = h[areas.GVAS + k] + 0
-            tlb.learn_next(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, previous, areas.common(vm, area, areas.OUT))
+            tlb.learn_next(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, previous,
+                           areas.common(vm, area, areas.OUT))
             previous = gva
     cpu[walker.TAG] = tag
     take_nested_tables(vm, cpu, vcpu)

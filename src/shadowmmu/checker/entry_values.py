@@ -80,8 +80,9 @@ def ept_leaf_values():
               entry(MMIO, EPT_LEAF), entry(T, EPT_LEAF), entry(PD, EPT_LEAF)]
     more = [entry(DATA, EXECUTE | WRITE_BACK | a | d), entry(DATA, READ | WRITE_BACK | a | d), entry(DATA, EPT_LEAF & ~EXECUTE),
             entry(DATA, EPT_LEAF & ~d), entry(DATA, EPT_LEAF & ~(a | d)), entry(DATA + 1, EPT_LEAF & ~READ),
-            entry(DATA, WRITE | WRITE_BACK), entry(DATA, RWX | 2 << 3), entry(DATA, RWX), entry(12, EPT_LEAF), entry(15, EPT_LEAF),
-            entry(13, EPT_LEAF & ~WRITE), entry(ROOT_A, EPT_LEAF), entry(PDPT, EPT_LEAF), entry(U_TABLE, EPT_LEAF & ~WRITE),
+            entry(DATA, WRITE | WRITE_BACK), entry(DATA, RWX | 2 << 3), entry(DATA, RWX), entry(12, EPT_LEAF),
+            entry(15, EPT_LEAF), entry(13, EPT_LEAF & ~WRITE), entry(ROOT_A, EPT_LEAF), entry(PDPT, EPT_LEAF),
+            entry(U_TABLE, EPT_LEAF & ~WRITE),
             entry(DATA, EPT_LEAF | ABOVE_40), entry(T, EPT_LEAF & ~(WRITE | EXECUTE))]
     return values, more
 

@@ -180,7 +180,8 @@ class Machine:
 
     def config(self, vcpus):
         return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus,
-                      memory_pages=MEMORY_PAGES + (L1_PAGES if self.nested else 0), spare_pages=SPARE_PAGES, shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
+                      memory_pages=MEMORY_PAGES + (L1_PAGES if self.nested else 0), spare_pages=SPARE_PAGES,
+                      shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
                       descs=3 * self.quota, hash_buckets=4, events=1, host_level=self.host_level)
 
 
@@ -232,8 +233,8 @@ MACHINES = {m.name: m for m in (
     Machine("npt-l2", "nested paging: a 64-bit SVM hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
             _PAGES, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="npt", l2_paging=True,
             quota=30, least_quota=16),
-    Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,),
-            True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
+    Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
+            (0,), True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
             quota=30, least_quota=16),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),

@@ -147,14 +147,17 @@ v0 mov cr3 = root(gfn=1)
 """),
     "nested-root": Deviation(
         NESTED_ROOT,
-        "A shadow page of L1's nested tables that loses its last parent is zapped although it is a root that a vCPU uses, and leaves the "
-        "active list while zap_obsolete_pages() walks it.  Mended upstream by 7a2c70e777a0 (museum A6); kernels without it, 6.12.0 and "
+        "A shadow page of L1's nested tables that loses its last parent is zapped although it is a root that a vCPU uses, and "
+        "leaves the "
+        "active list while zap_obsolete_pages() walks it.  Mended upstream by 7a2c70e777a0 (museum A6); kernels without it, "
+        "6.12.0 and "
         "6.1 among them, need it.  Details of what a guest can do with it are withheld (docs/findings.md).",
         "the rule `nested_roots_survive` is switched on",
         None),
     "violation-keeps": Deviation(
         VIOLATION_KEEPS,
-        "An EPT violation removes the guest-physical mappings of its address (SDM vol. 3 29.4.3.1), and none can come back before the "
+        "An EPT violation removes the guest-physical mappings of its address (SDM vol. 3 29.4.3.1), and none can come back "
+        "before the "
         "next VM entry (29.4.2), so what L1 then writes into the EPT entry needs no INVEPT on this CPU.  "
         "nested_ept_inject_page_fault() syncs what is unsync when the violation is injected; the entry that L1 writes afterwards "
         "makes the table unsync, VM entry syncs nothing, and L2 still uses the old frame.",
@@ -168,8 +171,10 @@ v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
 """),
     "ept-shared": Deviation(
         EPT_SHARED,
-        "Guest-physical mappings are those of one logical processor and one EP4TA (SDM vol. 3 29.4.1, 29.4.2).  Shadow pages of an EPT "
-        "belong to all vCPUs and to every root that leads to them, and VM entry syncs nothing: L2 uses what another vCPU, or L2 under "
+        "Guest-physical mappings are those of one logical processor and one EP4TA (SDM vol. 3 29.4.1, 29.4.2).  Shadow pages "
+        "of an EPT "
+        "belong to all vCPUs and to every root that leads to them, and VM entry syncs nothing: L2 uses what another vCPU, or "
+        "L2 under "
         "another EPTP, has filled in from entries that have changed since.",
         "every vCPU may cache of an EPT what one may, at any time, for every EPTP that KVM has a root for",
         """machine ept
@@ -184,8 +189,10 @@ v1 vm entry eptp(gfn=1, levels=4, ad) vpid=2
 """),
     "ept-table-write": Deviation(
         EPT_TABLE_WRITE,
-        "Where L1's EPT has no A and D bits, a walk of L2's tables reads them (SDM vol. 3 29.3.3.2).  KVM's emulator asks for the right "
-        "to write them (nested_access in FNAME(walk_addr_generic) depends on the A and D bits of L2's own format): L2's tables on "
+        "Where L1's EPT has no A and D bits, a walk of L2's tables reads them (SDM vol. 3 29.3.3.2).  KVM's emulator asks for "
+        "the right "
+        "to write them (nested_access in FNAME(walk_addr_generic) depends on the A and D bits of L2's own format): L2's "
+        "tables on "
         "read-only pages give an EPT violation that no CPU would raise.",
         "an emulated access of L2 may take its tables for written",
         """machine ept-l2
@@ -196,7 +203,8 @@ v0 store 0xa0 = 0 emulated
         EPT_EMULATED_READ,
         "Bit 0 of the exit qualification of an EPT violation says that the access was a data read (SDM vol. 3 table 28-7).  When "
         "KVM's emulator translates an address of L2, translate_nested_gpa() makes every access a user access, and "
-        "FNAME(walk_addr_generic) for EPT takes the user flag for a read: a store and a fetch are told as reads, too, and a fetch from "
+        "FNAME(walk_addr_generic) for EPT takes the user flag for a read: a store and a fetch are told as reads, too, and a "
+        "fetch from "
         "an execute-only page is refused.",
         "an emulated access may be a read, too",
         """machine ept

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""L2 with paging of its own on nested tables: what the oracle permits for its linear addresses, and what the hardware's TLB has of them.
+"""L2 with paging of its own on nested tables: what the oracle permits for its linear addresses, and what the hardware's TLB has
+of them.
 
     cpu2       L2's registers, for the oracle                 | behind the vCPUs' blocks, on machines with L2 paging only:
     combined   rows of oracle.nested: linear -> physical      | areas.EXTRA
     linear     the hardware's rows: address | what it permits | filled by accesses, emptied by flushes
 
-The tables of L2 are nobody's shadow: the hardware walks them.  What KVM owes here are the flushes of what it does in L2's place (an
+The tables of L2 are nobody's shadow: the hardware walks them.  What KVM owes here are the flushes of what it does in L2's place
+(an
 INVLPG that it emulates, a CR4 that it loads), and right walks where its emulator needs them.
 """
 
@@ -14,16 +16,30 @@ from ..oracle import nested, tlb, walker
 from ..oracle.ept import ACCESSED as EPT_ACCESSED
 from ..state import core
 from ..vm import two_dimensional
-from ..x86.bits import CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, FRAME_MASK, FRAME_SHIFT, PFERR_FETCH, PFERR_WRITE
+from ..x86.bits import (
+    CR0_PG,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PGE,
+    CR4_PSE,
+    CR4_SMAP,
+    CR4_SMEP,
+    FRAME_MASK,
+    FRAME_SHIFT,
+    PFERR_FETCH,
+    PFERR_WRITE,
+)
 from . import architecture, known
 from . import area as areas
 
-#: The hardware's rows: count, then linear page address, host frame, and what it permits (two_dimensional.READ_BIT ...) to whom, tag.
+#: The hardware's rows: count, then linear page address, host frame, and what it permits (two_dimensional.READ_BIT ...) to whom,
+#: tag.
 ROW_WORDS, MAX_ROWS = 3, 32
 LINEAR_WORDS = 1 + ROW_WORDS * MAX_ROWS
 USER_ROW, TAG_SHIFT = 1 << 8, 9
 #: Right of a row, and the access that it permits.
-KINDS = ((two_dimensional.READ_BIT, walker.READ), (two_dimensional.WRITE_BIT, PFERR_WRITE), (two_dimensional.EXEC_BIT, PFERR_FETCH))
+KINDS = ((two_dimensional.READ_BIT, walker.READ), (two_dimensional.WRITE_BIT, PFERR_WRITE),
+         (two_dimensional.EXEC_BIT, PFERR_FETCH))
 #: Places in a vCPU's extra block.
 COMBINED_ROWS = 120
 CPU2 = 0
@@ -197,11 +213,13 @@ def may_fault(vm, area, v, gva, kind, error):
 
 @core
 def may_exit(vm, area, v, gva, kind, address, error):
-    """Is an exit for this fault of the nested tables permitted?  Whether it is told as one of the access or of a table is not judged."""
+    """Is an exit for this fault of the nested tables permitted?  Whether it is told as one of the access or of a table is not
+    judged."""
     page = address >> vm.page_shift
     host = architecture.cpu_of(vm, area, v)
     ept = host[walker.FORMAT] == walker.EPT_TABLES and error < nested.MISCONFIGURATION
-    if ept and walker.walk(architecture.memory_of(vm, area, v), host, address, areas.common(vm, area, areas.OUT)) == walker.NO_MEMORY:
+    memory = architecture.memory_of(vm, area, v)
+    if ept and walker.walk(memory, host, address, areas.common(vm, area, areas.OUT)) == walker.NO_MEMORY:
         # what is read where a table has no memory is not said; KVM tells the rights of the entries above
         error &= 7
     if ept and areas.head(vm, area)[areas.ASIDE] & known.EPT_TABLE_WRITE and not host[walker.ACCESSED]:

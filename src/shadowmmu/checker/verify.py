@@ -208,7 +208,8 @@ def fault_delivered(vm, area, v, gva, kind):
 
 @core
 def nested_fault(vm, area, v, gva, kind, address, error):
-    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells the page.)"""
+    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells
+    the page.)"""
     if l2_paging.active(vm, area, v):
         permitted = l2_paging.may_exit(vm, area, v, gva, kind, address, error)
     else:

@@ -9,7 +9,7 @@
 GROUPS = {"A": 10, "B": 17, "C": 30, "D": 13, "E": 11}
 ROWS = tuple(f"{letter}{i}" for letter, n in GROUPS.items() for i in range(1, n + 1))
 
-TDP = "the checker's machines use shadow paging only"
+TDP = "not written yet: the checker's machines with nested paging are younger than this row"
 
 #: Row -> (what it is, why it cannot be an exhibit yet).
 WAITING = {
@@ -25,7 +25,8 @@ WAITING = {
            "today's code drops the entry instead of "
            "writing it, so the value is not used"),
     "D3": ("A and D bits are written to a page that vm_pgoff names", "the host's VM_PFNMAP mappings are not modelled"),
-    "D4": ("pages are made available under the wrong lock (CVE-2022-45869)", TDP),
+    "D4": ("pages are made available under the wrong lock (CVE-2022-45869)",
+           "locks are not modelled: what may happen between two holders of mmu_lock for read is not in the state"),
     "D8": ("a fault without memslot is retried while the notifier runs", "needs a notifier range that never ends"),
     "D9": ("a shadow entry is stored in two halves", "a 32-bit host is not modelled"),
     "D12": ("the emulator's CMPXCHG8B stores the wrong register", "instruction emulation is the engine's, not the core's"),

@@ -309,7 +309,8 @@ def walk(vm, vcpu, h, gva, kind, who):
 
 @core
 def table_access(vm, vcpu, h):
-    """A guest's table is written by a walk; only read where EPT has no A and D bits (SDM vol. 3 29.3.3.2), until one of the guest's
+    """A guest's table is written by a walk; only read where EPT has no A and D bits (SDM vol. 3 29.3.3.2), until one of the
+    guest's
     own is to be set."""
     return LOAD if h.ept and state.context(vm, vcpu.mmu).root_role & roles.AD_DISABLED else STORE
 

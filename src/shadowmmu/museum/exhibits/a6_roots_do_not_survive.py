@@ -11,8 +11,10 @@ breaks:  warning
 needs:   nested guest
 length:  6
 
-A shadow page of L1's nested tables that loses its last parent is zapped at once, for it is hardly used again. That it may be a root as
-well (a five-level EPT whose child is the root of a four-level one) was not looked at: the root that a vCPU runs on became invalid.
+A shadow page of L1's nested tables that loses its last parent is zapped at once, for it is hardly used again. That it may be a
+root as
+well (a five-level EPT whose child is the root of a four-level one) was not looked at: the root that a vCPU runs on became
+invalid.
 By itself that costs a new root; together with the check of A5 in the wrong place it is a use after free.
 
 Fix: a page with root_count is kept.

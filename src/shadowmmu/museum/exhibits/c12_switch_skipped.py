@@ -11,7 +11,8 @@ breaks:  translation
 needs:   nested guest
 length:  2
 
-When guest_mmu was split off, nested SVM went on using root_mmu: vcpu->arch.mmu was switched in nested VMX only. L2 ran on L1's own
+When guest_mmu was split off, nested SVM went on using root_mmu: vcpu->arch.mmu was switched in nested VMX only. L2 ran on L1's
+own
 direct tables, with L2's physical addresses taken for L1's.
 
 Fix: nested_svm_init_mmu_context sets vcpu->arch.mmu.

@@ -11,7 +11,8 @@ breaks:  livelock
 needs:   nested guest
 length:  2
 
-On SVM the number of levels of nested tables is that of the host: hCR4.LA57 decides for every VMRUN. The shadow of L1's NPT was built
+On SVM the number of levels of nested tables is that of the host: hCR4.LA57 decides for every VMRUN. The shadow of L1's NPT was
+built
 with L1's four levels on a host with five. The hardware took its root for a table one level higher.
 
 Fix: the root level of the shadow is the host's (shadow_root_level of kvm_init_shadow_npt_mmu).

@@ -11,7 +11,8 @@ breaks:  livelock
 needs:   nested guest
 length:  2
 
-Above pae_root lie tables that exist only for the hardware: pml4_root, and pml5_root on hosts with five levels. A walk by KVM steps
+Above pae_root lie tables that exist only for the hardware: pml4_root, and pml5_root on hosts with five levels. A walk by KVM
+steps
 over them, and knew of the first only: with five levels it began in pml5_root and took pml4_root for a shadow page.
 
 Fix: whenever the root has four levels or more, and L1's tables fewer, begin at pae_root.

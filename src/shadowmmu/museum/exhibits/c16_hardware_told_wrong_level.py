@@ -11,7 +11,8 @@ breaks:  livelock
 needs:   nested guest
 length:  2
 
-The EPTP that the hardware gets names the number of levels. It was the host's own, five, also for a shadow of L1's EPT of four levels,
+The EPTP that the hardware gets names the number of levels. It was the host's own, five, also for a shadow of L1's EPT of four
+levels,
 and the hardware walked one level too many: L2 could not touch anything, for ever.
 
 Fix: the level is that of the MMU whose root is loaded.

@@ -11,7 +11,8 @@ breaks:  warning
 needs:   nested guest
 length:  1
 
-With nested paging on the host a guest never needs pae_root, so it was not allocated; but L1's own nested tables may have two or three
+With nested paging on the host a guest never needs pae_root, so it was not allocated; but L1's own nested tables may have two or
+three
 levels, and their shadow hangs below it. The first VMRUN of a PAE hypervisor dereferenced NULL.
 
 Fix: pae_root, and the table above it, are allocated when they are first needed.

@@ -11,7 +11,8 @@ breaks:  nothing
 needs:   nested guest
 length:  -
 
-VMFUNC lets L2 take another EPTP of L1's list. Whether the new one uses A and D bits was written into the role of nested_mmu, which
+VMFUNC lets L2 take another EPTP of L1's list. Whether the new one uses A and D bits was written into the role of nested_mmu,
+which
 walks L2's own tables and has no such thing. Nothing reads it there, so nobody could see it.
 
 Fix: vcpu->arch.mmu.

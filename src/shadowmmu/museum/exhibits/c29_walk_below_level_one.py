@@ -53,7 +53,7 @@ def step(vm, vcpu, ctx, w, addr, access, real_gfn):
         return 0
     w.ptes[level - 1] = gpte
     w.pt_access[level - 1] = gpte_access(ctx, pt_access ^ nx)
-    if ctx.kind == contexts.PAGING_EPT and gpte & PT_PAGE_SIZE or ctx.kind != contexts.PAGING_EPT and is_last_gpte(ctx, level, gpte):
+    if gpte & PT_PAGE_SIZE if ctx.kind == contexts.PAGING_EPT else is_last_gpte(ctx, level, gpte):
         return 1
     w.level = level - 1
     return 2

@@ -11,8 +11,10 @@ breaks:  livelock
 needs:   nested guest
 length:  5
 
-On AMD a fault while the hardware walks a guest's tables says so (PFERR_NESTED_GUEST_PAGE). If the walk wanted to set a bit in a page that
-KVM protects, shadowing is given up for that gfn, and the guest goes on. The fault's address is L2's physical one while L2 runs, and
+On AMD a fault while the hardware walks a guest's tables says so (PFERR_NESTED_GUEST_PAGE). If the walk wanted to set a bit in a
+page that
+KVM protects, shadowing is given up for that gfn, and the guest goes on. The fault's address is L2's physical one while L2 runs,
+and
 was taken for L1's: the wrong page lost its protection, and L2 faulted for ever.
 
 Fix: only where the MMU is direct.
