@@ -13,7 +13,7 @@ Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
     WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP, EPT_EMULATED_READ, VIOLATION_KEEPS, \
-    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT = (1 << i for i in range(20))
+    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT, WALK_UNTRACKED = (1 << i for i in range(21))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -154,6 +154,21 @@ v0 mov cr3 = root(gfn=1)
         "6.1 among them, need it.  Details of what a guest can do with it are withheld (docs/findings.md).",
         "the rule `nested_roots_survive` is switched on",
         None),
+    "walk-untracked": Deviation(
+        WALK_UNTRACKED,
+        "KVM's own walk of a guest's tables sets A and D by a write that the MMU is not told of "
+        "(FNAME(update_accessed_dirty_bits) "
+        "uses __try_cmpxchg_user).  Where L2's tables lie in a page of L1's nested tables, bits of one format mean another "
+        "thing in "
+        "the other: the shadow of the nested table is stale, is not unsync, and INVEPT does not mend it.",
+        "translations are not judged any more when an access of L2 has changed a nested table in this way",
+        """machine ept-l2
+v0 vm entry eptp(gfn=1, levels=4, ad) vpid=0
+v0 store 0x60 = pte(gfn=7, P|W|G)
+v0 store 0x18 = pte(gfn=8, P|PCD|A|G|0x200)
+v0 invept 1 eptp(gfn=1, levels=4, ad)
+v0 vm entry eptp(gfn=1, levels=4, ad) vpid=0
+"""),
     "violation-keeps": Deviation(
         VIOLATION_KEEPS,
         "An EPT violation removes the guest-physical mappings of its address (SDM vol. 3 29.4.3.1), and none can come back "
