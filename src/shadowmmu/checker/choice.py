@@ -16,13 +16,15 @@ from . import area as areas
 from . import execute, ops
 
 #: Words of `random_walk`'s work table that are meant for this module.
-SEED, KINDS, FOCUS, NARROW, WALK = 6, 13, 15, 17, 18
+SEED, KINDS, FOCUS, PAGES, NARROW, WALK, ALWAYS = 6, 13, 15, 16, 17, 18, 19
+#: Kinds that are in every walk; what was begun must be finished.
+NEVER_OUT = ("access", "store", "finish")
 #: A kind's weight counts so many eighths, by its two bits in KINDS.
 SHARES = (0, 1, 1, 8)
 #: Of a kind's rows one in so many, by its two bits in NARROW.
 PARTS = (1, 1, 2, 4)
-#: So often is a row looked for that fits.
-TRIES = 12
+#: So often is a row looked for that fits, and one that is possible: a vCPU that waits can only finish.
+TRIES, PATIENCE = 12, 100
 
 
 @core
@@ -39,10 +41,10 @@ def many_bits(work):
 
 
 @core
-def begin_walk(work, n_pages):
+def begin_walk(work):
     """Choose kinds and pages."""
-    # accesses and stores, the first two kinds, are always there
-    work[KINDS] = many_bits(work) | 5
+    n_pages = work[PAGES] + 0
+    work[KINDS] = many_bits(work) | work[ALWAYS]
     work[NARROW] = many_bits(work)
     work[WALK] = draw(work, 1 << 16)
     work[FOCUS] = 1 << draw(work, n_pages) | 1 << draw(work, n_pages) | 1 << draw(work, n_pages)
@@ -98,7 +100,7 @@ def draw_row(kinds, about, kind, work):
 def operation(vm, area, alphabet, about, kinds, total, work):
     """The row that comes next: its place in `alphabet`.  about: per row, bit per linear page (focus.about)."""
     at = 0
-    for _ in range(TRIES):
+    for _ in range(PATIENCE):
         kind = draw_kind(work, kinds, total)
         at = draw_row(kinds, about, kind, work) * ops.ROW_WORDS
         if possible(vm, area, alphabet, at):
