@@ -6,10 +6,11 @@
 
     make linux-demo        the cloud kernel, once                  python demos/linux/run.py
     make test-linux        all variants                            python demos/linux/run.py --all
-                           twenty runs                             python demos/linux/run.py --runs 20
+                           twenty runs, with a summary             python demos/linux/run.py plain --times 20 --quiet
 
 Nothing that is fetched is kept outside build/.  The checksums in the initramfs are computed here; the guest
-compares.  Times are wall-clock seconds since the start of the command.
+compares.  Times are wall-clock seconds since the start of the command.  The guest's clock is virtual and nobody types:
+all runs of a variant write the same console and execute the same number of instructions.
 """
 
 import argparse
@@ -18,11 +19,14 @@ import os
 import pathlib
 import random
 import re
+import resource
 import shutil
+import statistics
 import struct
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "linux"
@@ -42,6 +46,8 @@ VARIANTS = {
     "pae": ("i386", PAE, "", ()),
 }
 UNPACKED = ("vmlinux", "pvh")
+#: The line behind the guest's last.
+END = "the guest switched the machine off"
 MAGIC = {b"\x28\xb5\x2f\xfd": ("zstd", "-dcq"), b"\x02\x21\x4c\x18": ("lz4", "-dcq"), b"\xfd7zX": ("xz", "-dcq"),
          b"\x1f\x8b\x08\x00": ("gzip", "-dcq")}
 
@@ -135,13 +141,29 @@ def archive(busybox):
     return out
 
 
+class Failed(Exception):
+    """The guest did not end as it should."""
+
+
+@dataclass
+class Result:
+    """marks: {mark: wall-clock seconds}; cpu: seconds of the process; instructions; console: all that the guest wrote."""
+
+    marks: dict
+    cpu: float
+    instructions: int
+    console: str
+
+
 def one_run(variant, kernel, initrd, forks, extra, show, timeout):
-    """Run one guest; {mark: seconds}.  Exits with a message if the guest did not end as it should."""
+    """Run one guest.  Raises Failed."""
     _, _, append, options = VARIANTS[variant]
     command = [sys.executable, "-m", "shadowmmu", "run", str(kernel), "--initrd", str(initrd), "--append",
                f"console=ttyS0 FORKS={forks} {append}", "--timeout", str(timeout), *options, *extra]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", env=environment)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
+                               env=environment)
     started, marks, lines = time.monotonic(), {}, []
     for line in process.stdout:
         lines.append(line)
@@ -150,25 +172,52 @@ def one_run(variant, kernel, initrd, forks, extra, show, timeout):
         mark = re.search(r"MARK (\w+(?: begin| end)?)(.*)", line)
         if mark:
             marks[mark.group(1)] = time.monotonic() - started
-            if mark.group(1).startswith("failed"):
-                print(line, end="")
     code = process.wait()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if code or "done" not in marks:
-        sys.stdout.write("".join(lines[-40:]))
-        sys.exit(f"linux-demo: variant {variant}: the guest did not end as it should (exit code {code})")
-    return marks
+        raise Failed(f"{''.join(lines[-40:])}linux-demo: {variant}: the guest did not end as it should (exit code {code})")
+    text = "".join(lines)
+    console, _, report = text.partition(END)
+    count = re.search(r"guest instructions +([0-9,]+)", report)
+    return Result(marks, used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
+                  int(count.group(1).replace(",", "")) if count else 0, console)
+
+
+def line_about(variant, number, result, forks):
+    marks = result.marks
+    forking = marks["forks end"] - marks["forks begin"]
+    return (f"{variant:<9} run {number}: init after {marks['init']:.1f} s, {forks / forking:.0f} fork+exec/s, checksums equal, "
+            f"off after {marks['done']:.1f} s, {result.cpu:.1f} s CPU, {result.instructions:,} instructions")
+
+
+def summary(variant, results, times, forks):
+    """What several runs have in common; True when all ended well and alike."""
+    if not results:
+        print(f"{variant}: 0 of {times} runs ended right")
+        return False
+    init, cpu = [r.marks["init"] for r in results], [r.cpu for r in results]
+    rate = [forks / (r.marks["forks end"] - r.marks["forks begin"]) for r in results]
+    alike = len({(r.instructions, r.console) for r in results}) == 1
+    print(f"{variant}: {len(results)} of {times} runs ended right, checksums equal; init after {min(init):.1f} to "
+          f"{max(init):.1f} s (median {statistics.median(init):.1f}), fork+exec/s {min(rate):.0f} to {max(rate):.0f} (median "
+          f"{statistics.median(rate):.0f}), {statistics.median(cpu):.1f} s CPU each")
+    print(f"{variant}: console and instruction count {'equal in all runs' if alike else 'DIFFER between runs'}")
+    return len(results) == times and alike
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--all", action="store_true", help="every variant")
-    parser.add_argument("--runs", type=int, default=1, help="how often")
+    parser.add_argument("--times", type=int, default=1, help="how often; with a summary, which also says whether all were alike")
     parser.add_argument("--forks", type=int, default=100, help="fork+exec pairs in the guest")
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--quiet", action="store_true", help="no guest console")
     parser.add_argument("--extra", default="", help="more options for shadowmmu run")
     options = parser.parse_args()
+    if options.times < 1 or options.forks < 1:
+        parser.error("--times and --forks begin at 1")
+    good = True
     for variant in list(VARIANTS) if options.all else options.variants or ["plain"]:
         if variant not in VARIANTS:
             parser.error(f"no variant {variant!r}")
@@ -177,11 +226,20 @@ def main():
         kernel = unpack(kernel) if variant in UNPACKED else kernel
         initrd = BUILD / f"initrd-{architecture}.cpio"
         initrd.write_bytes(archive(busybox))
-        for number in range(options.runs):
-            marks = one_run(variant, kernel, initrd, options.forks, options.extra.split(), not options.quiet, options.timeout)
-            forking = marks["forks end"] - marks["forks begin"]
-            print(f"{variant:<9} run {number + 1}: init after {marks['init']:.1f} s, {options.forks / forking:.0f} "
-                  f"fork+exec/s, checksums equal, off after {marks['done']:.1f} s", flush=True)
+        results = []
+        for number in range(1, options.times + 1):
+            try:
+                result = one_run(variant, kernel, initrd, options.forks, options.extra.split(), not options.quiet,
+                                 options.timeout)
+            except Failed as failure:
+                print(failure, flush=True)
+                good = False
+                continue
+            results.append(result)
+            print(line_about(variant, number, result, options.forks), flush=True)
+        if options.times > 1:
+            good &= summary(variant, results, options.times, options.forks)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import re
 
 from ..oracle import walker
 from ..x86 import bits
-from . import causes, judge, judge_command, ops, verify
+from . import causes, judge, judge_command, judge_cpu, ops, verify
 from .architecture import ACCESSES
 from .geometry import MACHINES, MMIO, PAGE, ROOT_A, ROOT_B
 
@@ -215,5 +215,5 @@ def _ask(row):
 
 def _broken(finding):
     if finding.failure == verify.FAULT:
-        return f"a #PF with error code {judge.error_text(finding.place[2])}"
+        return f"a #PF with error code {judge_cpu.error_text(finding.place[2])}"
     return f"page {finding.details.get('frame', '?')}"

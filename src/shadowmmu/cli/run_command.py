@@ -138,8 +138,8 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
                         (every, "every")):
         if value is not None and value <= 0:
             raise UsageError(f"--{what} {value}: must be positive")
-    if maxphyaddr is not None and not 36 <= maxphyaddr <= 51:
-        raise UsageError(f"--maxphyaddr {maxphyaddr}: from 36 to 51; 52 leaves no reserved bit for MMIO entries")
+    if maxphyaddr is not None and not 36 <= maxphyaddr <= 52:
+        raise UsageError(f"--maxphyaddr {maxphyaddr}: from 36 to 52")
     if events and mmu == "none":
         raise UsageError("--events needs a --mmu other than none: without an MMU of ours there are no events")
     if nested and mmu == "none":

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-from .devices import acpi_pm, cmos, fw_cfg, ioapic, lapic, pic, pit, uart
+from .devices import acpi_pm, cmos, fw_cfg, ioapic, lapic, pic, pit, testdev, uart
 
 IRQ_TIMER, IRQ_UART = 0, 4
 IOAPIC_TIMER = 2  # where IRQ 0 arrives at the I/O APIC
@@ -78,6 +78,8 @@ class Platform:
     #: ns that a port access takes; first port of the serial port, or -1.
     io_time = 0
     serial_base = -1
+    #: gpa of the local APIC, or None.
+    apic_base: int | None = None
 
     def claimed_ports(self) -> range | set[int]:
         """Ports that must be asked; the others read all ones and ignore writes."""
@@ -178,6 +180,7 @@ class PcPlatform(Platform):
     name = "pc"
     io_time = IO_TIME
     serial_base = uart.BASE
+    apic_base = lapic.BASE
 
     def __init__(self, memory_size, **callbacks) -> None:
         super().__init__(memory_size, **callbacks)
@@ -189,9 +192,10 @@ class PcPlatform(Platform):
         self.ioapic = ioapic.IoApic(self._deliver)
         self.lapic = lapic.Lapic(self.ioapic.end_of_interrupt)
         self.acpi_pm = acpi_pm.AcpiPm()
+        self.testdev = testdev.TestDevice()
         self.test_ram = bytearray(TEST_RAM_SIZE)
         bytewide = ((uart.PORTS, self.uart), (pic.PORTS, self.pic), (pit.PORTS, self.pit), (cmos.PORTS, self.cmos),
-                    (acpi_pm.PORTS, self.acpi_pm))
+                    (acpi_pm.PORTS, self.acpi_pm), (testdev.PORTS, self.testdev))
         self._bytewide = {port: device for ports, device in bytewide for port in ports}
 
     def claimed_ports(self) -> range | set[int]:
@@ -204,7 +208,8 @@ class PcPlatform(Platform):
         self.uart.transmitted(data)
 
     def _set_irq(self, irq: int, level: bool) -> None:
-        self.pic.set_irq(irq, level)
+        if irq < pic.LINES:
+            self.pic.set_irq(irq, level)
         self.ioapic.set_irq(IOAPIC_TIMER if irq == IRQ_TIMER else irq, level)
 
     def _deliver(self, vector: int, destination: int, logical: bool, level: bool) -> None:
@@ -235,6 +240,10 @@ class PcPlatform(Platform):
             return
         if port in fw_cfg.PORTS:
             self.fw_cfg.write_wide(port, size, value)
+            return
+        line = self.testdev.line(port)
+        if line is not None:
+            self._set_irq(line, bool(value))
             return
         for i in range(size):
             device = self._bytewide.get(port + i)
@@ -304,7 +313,7 @@ class PcPlatform(Platform):
         return max(min(times) - self.now, 0) if times else None
 
     def _devices(self) -> dict:
-        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic")}
+        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic", "testdev")}
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}

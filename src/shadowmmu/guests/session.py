@@ -26,7 +26,7 @@ from .image import PAGE, GuestImage, GuestImageError
 MMUS = {"shadow": (KvmRun, "shadow"), "none": (BareRun, "shadow"), "tdp": (NestedPagingRun, "tdp"),
         "tdp-legacy": (NestedPagingRun, "tdp-legacy")}
 #: Values of `--mmu` whose state a snapshot holds whole.
-SAVABLE = ("shadow", "none")
+SAVABLE = ("shadow", "none", "tdp", "tdp-legacy")
 
 
 @dataclass
@@ -131,4 +131,6 @@ def resume(path, *, poll_input=None, **options) -> Session:
         raise GuestImageError(path, f"the snapshot's machine cannot be made ({error})") from None
     machine.poll_input = poll_input
     snapshot.apply(machine, path, parts)
-    return Session(vm, machine.run(), machine.registers())
+    machine.start_restored()
+    machine.go_on()
+    return Session(vm, machine.finish(), machine.registers())

@@ -449,7 +449,8 @@ def faultin_pfn(vm, vcpu, f, access):
         mmio.cache_info(vm, vcpu, 0 if f.is_tdp else f.addr, f.gfn, mmio.is_mmio_access(access))
         f.pfn = host.PFN_NOSLOT
         f.map_writable = 0
-        if f.gfn >> 40:
+        if not vm.mmio_caching or f.gfn >> 40:
+            # nothing to remember it by in an entry
             return EMULATE
         return CONTINUE
     slot = state.slot(vm, f.slot)

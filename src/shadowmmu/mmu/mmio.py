@@ -6,6 +6,9 @@
                        --> an old generation --> full fault (a slot may have appeared there)
 
     spte: | gen 18..8 (bits 62..52) | 51: mark | gfn | gen 7..0 (bits 10..3) | U W | P |
+
+On a host with 52 bits of physical address no bit is reserved: `enable_mmio_caching` is off, no MMIO spte is made and each
+access is an ordinary fault (faults.faultin_pfn).
 """
 
 from .. import state

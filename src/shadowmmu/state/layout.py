@@ -54,6 +54,8 @@ HEADER = dict(
     event_mask=1, event_capacity=1,
     # something that the kernel would WARN or BUG about (see mmu/warn.py)
     warnings=1, last_warning=1,
+    # enable_mmio_caching: the host's physical addresses leave a bit of an entry reserved
+    mmio_caching=1,
 )
 
 #: struct kvm_vcpu: guest registers that the MMU reads, requests, caches, pending events.

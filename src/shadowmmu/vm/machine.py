@@ -176,8 +176,8 @@ class Vcpu:
         """KVM_SET_CPUID2: the facts that translation depends on."""
         r = self.record
         if maxphyaddr is not None:
-            if not 32 <= maxphyaddr <= 51:
-                raise VmError(f"MAXPHYADDR {maxphyaddr} is outside 32..51")
+            if not 32 <= maxphyaddr <= 52:
+                raise VmError(f"MAXPHYADDR {maxphyaddr} is outside 32..52")
             r.maxphyaddr = maxphyaddr
         if gbpages is not None:
             r.has_gbpages = int(gbpages)
@@ -328,11 +328,16 @@ class Vm:
         self.page_size = page_size
         rule_sets.load(interpreted.rules(self.view), {**values, **MMUS[mmu]})
         self.view.event_mask = record
+        self.view.mmio_caching = 1
         self.vcpus = [Vcpu(self, i) for i in range(self.config.vcpus)]
         if memory:
             self.add_memslot(0, 0, memory, 0)
 
     # -- the host's side
+
+    def set_host_maxphyaddr(self, bits):
+        """Width of the host's physical addresses: 52 turns MMIO caching off (kvm_mmu_reset_all_pte_masks)."""
+        self.view.mmio_caching = int(bits < 52)
 
     def _slot_call(self, result, what):
         if result < 0:

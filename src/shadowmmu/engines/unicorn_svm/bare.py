@@ -25,6 +25,7 @@ class BareRun(KvmRun):
         store = self.vm.store
         offset, _ = store.tables["ram"]
         self.hardware.map_ram(0, store.address + offset, self.vm.view.n_hva << 12)
+        self.hardware.watch_code(0, self.vm.view.n_hva << 12)
         for gpa, size in self.platform.mmio_regions():
             end = min(gpa + size, MMIO_LIMIT)
             if end > gpa:
@@ -67,6 +68,12 @@ class BareRun(KvmRun):
         if r.exception_pending:
             r.exception_pending, r.exception_injected = 0, 1
             r.exception_set_rf = int(r.exception_vector not in NOT_FAULTS)
+        self._load_hardware()
+        if not self.hardware.event_queued:
+            self._inject()
+        return True
+
+    def _load_hardware(self):
         self._sync_mode()
         root = self.vcpu.cr3 & FRAME_MASK
         if self.hardware.root != root:
@@ -75,9 +82,6 @@ class BareRun(KvmRun):
         if self._flush_asked:
             self.hardware.flush_tlb()
             self._flush_asked = False
-        if not self.hardware.event_queued:
-            self._inject()
-        return True
 
     _flush_asked = False
 

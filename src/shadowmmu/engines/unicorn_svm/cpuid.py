@@ -47,13 +47,31 @@ PLAIN_MSRS = {
     0x8B: 0x1000065,            # microcode revision
     0xFE: 0x508, 0x2FF: 0x800,  # MTRR capabilities, default type
     0x277: 0x0007040600070406,  # PAT
-    0x179: 0x20, 0x17A: 0, 0x1D9: 0, 0x1A0: 1, 0x3B: 0, 0x48: 0, 0x49: 0, 0x122: 0, 0x140: 0,
+    0x179: 0x20, 0x17A: 0, 0x1D9: 0, 0x1A0: 1, 0x3B: 0, 0x122: 0, 0x140: 0,
     0xC0000103: 0,              # TSC_AUX
     0xC0010010: 0, 0xC0010015: 0x1000010, 0xC001001F: 0, 0xC0010055: 0, 0xC0010114: 0, 0xC0010117: 0,
     0xC0010140: 0, 0xC0010141: 0, 0xC0011029: 2,
     **{0x200 + i: 0 for i in range(16)},            # variable MTRRs
     **{i: 0 for i in (0x250, 0x258, 0x259)}, **{0x268 + i: 0 for i in range(8)},
 }
+#: Machine check banks, as many as MSR 0x179 says: CTL, STATUS, ADDR, MISC of each.  A kernel reads them all when it boots
+#: and panics on a #GP.
+BANK_MSRS, BANK_CTL, BANK_STATUS = range(0x400, 0x400 + 4 * PLAIN_MSRS[0x179]), 0, 1
+PLAIN_MSRS |= {index: (1 << 64) - 1 if index & 3 == BANK_CTL else 0 for index in BANK_MSRS}
+HWCR, HWCR_STATUS_WRITABLE = 0xC0010015, 1 << 18
 TSC, TSC_AUX, EFER = 0x10, 0xC0000103, 0xC0000080
+
+
+def machine_check_refuses(index, value, hwcr):
+    """set_msr_mce: is a guest's write to one of the machine check registers a #GP?"""
+    if index not in BANK_MSRS:
+        return False
+    if index & 3 == BANK_CTL:
+        # all or nothing, but for bits that Linux leaves clear: 10, the GART of old AMD CPUs, and 0, an Intel erratum
+        return value != 0 and value | 1 << 10 | 1 != (1 << 64) - 1
+    # errors are cleared by software, not made, but for tests (AMD: HWCR.McStatusWrEn)
+    return index & 3 == BANK_STATUS and value != 0 and not hwcr & HWCR_STATUS_WRITABLE
+
+
 #: Performance counters of a machine without any: they read 0, writes are ignored (kvm_set_msr_common does the same).
 IGNORED_MSRS = frozenset({*range(0xC0010000, 0xC0010008), *range(0xC0010200, 0xC001020C)})

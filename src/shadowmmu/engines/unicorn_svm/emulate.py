@@ -29,6 +29,9 @@ MAX_INSTRUCTION = 15
 GP = 13
 
 CR_WRITES, CR_READS = 0x22, 0x20
+#: INSB, INSD, OUTSB, OUTSD.
+STRING_IO = range(0x6C, 0x70)
+DIRECTION = 1 << 10
 
 
 class Emulator:
@@ -39,6 +42,7 @@ class Emulator:
 
     def __init__(self, vm, vcpu, hardware, stepper, userspace):
         self.vm, self.vcpu, self.hardware, self.stepper = vm, vcpu, hardware, stepper
+        self.userspace = userspace
         self.memory = EmulatorMemory(vm, vcpu, userspace)
         self._decoders = {}
         for bits, mode in ((16, capstone.CS_MODE_16), (32, capstone.CS_MODE_32), (64, capstone.CS_MODE_64)):
@@ -192,6 +196,8 @@ class Emulator:
             return RESUME
         if instruction.mnemonic in ("clts", "lmsw", "smsw"):
             return self._machine_status(instruction)
+        if opcode[0] in STRING_IO:
+            return self._string_io(instruction, opcode[0])
         return self._step(code)
 
     def operand_address(self, instruction, i):
@@ -283,12 +289,16 @@ class Emulator:
         if cr == 4:
             return calls.set_cr4(handle, index, signed(value))
         if cr == 8:
+            # kvm_set_cr8
+            if value >> 4 == 0:
+                self.userspace.task_priority = value
             return value >> 4 != 0
         raise EngineError(f"MOV to CR{cr} at {self.hardware.rip:#x} is not supported")
 
     def read_cr(self, cr):
         """The guest's value of a control register."""
-        values = {0: self.vcpu.cr0, 2: self.hardware.cr2, 3: self.vcpu.cr3, 4: self.vcpu.cr4, 8: 0}
+        values = {0: self.vcpu.cr0, 2: self.hardware.cr2, 3: self.vcpu.cr3, 4: self.vcpu.cr4,
+                  8: self.userspace.task_priority}
         if cr not in values:
             raise EngineError(f"MOV from CR{cr} at {self.hardware.rip:#x} is not supported")
         return values[cr]
@@ -320,6 +330,36 @@ class Emulator:
             return RESUME
         self.hardware.skip_instruction(instruction.size)
         return RESUME
+
+    def _string_io(self, instruction, opcode):
+        """INS and OUTS whose memory operand needs emulation; with REP until RCX reaches a multiple of 1024."""
+        hw, mask = self.hardware, (1 << 8 * instruction.addr_size) - 1
+        is_in, size = opcode < 0x6E, 1 if not opcode & 1 else 2 if 0x66 in instruction.prefix else 4
+        if hw.cpl > hw.rflags >> 12 & 3:
+            return FAILED       # the port's permission stands in the TSS; nobody has needed this yet
+        repeat = instruction.prefix[0] in (0xF2, 0xF3)
+        pointer = 7 if is_in else 6
+        step = -size if hw.rflags & DIRECTION else size
+        while not repeat or hw.gpr[1] & mask:
+            address = self.operand_address(instruction, 0 if is_in else 1)
+            if is_in:
+                self.memory.write(address, self.userspace.port_read(hw.gpr[2] & 0xFFFF, size).to_bytes(size, "little"))
+            else:
+                self.userspace.port_write(hw.gpr[2] & 0xFFFF, size, int.from_bytes(self.memory.read(address, size), "little"))
+            self._count(pointer, step, mask)
+            if repeat:
+                self._count(1, -1, mask)
+            if not repeat or hw.gpr[1] & mask and not hw.gpr[1] & 0x3FF:
+                break
+        if not repeat or not hw.gpr[1] & mask:
+            hw.skip_instruction(instruction.size)
+        return RESUME
+
+    def _count(self, register, change, mask):
+        """Add to a register of the address size; 32-bit results clear the upper half."""
+        old = self.hardware.gpr[register]
+        value = (old & mask) + change & mask
+        self.hardware.gpr[register] = value if mask > 0xFFFF else old & ~mask | value
 
     def _step(self, code):
         """The stepper executes; a REP string instruction goes on until RCX reaches a multiple of 1024, as KVM does."""

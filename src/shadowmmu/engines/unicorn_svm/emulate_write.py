@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """x86_emulate_instruction for the stores that page-table code makes, without CPython.
 
-    89 MOV r   c7 MOV imm   87 XCHG   0f b1 CMPXCHG   21 09 31, 81 83 /4 /1 /6 AND OR XOR
-    0f b3 ab bb, 0f ba /6 /5 /7 BTR BTS BTC   ab STOS (REP)         64-bit code, 4 or 8 bytes, within a page
+    89 MOV r   c7 MOV imm   87 XCHG   0f b1 CMPXCHG   21 09 31, 81 83 /4 /1 /6 AND OR XOR   a3 MOV moffs (32-bit)
+    0f b3 ab bb, 0f ba /6 /5 /7 BTR BTS BTC   ab STOS (REP)   0f c7 /1 CMPXCHG8B
+
+in 64-bit code and flat 32-bit code, 4 or 8 bytes, within a page.
 
 Everything else, and whatever faults on the way, is left to `emulate` before anything has changed.  The order is that
 of `Emulator.emulate` and `EmulatorMemory.write`: fetch walk, operand walk, retry rule, store, MMU.
@@ -14,12 +16,14 @@ from ...state import core
 from ...state.foreign import call1, call2, call3, load32, load64, store8, store32, store64
 from ...vm import emulation, operations
 from . import offsets as o
+from .operand import CODE32, CODE64, DS, LOW32, OTHER_CODE, code_kind, effective_address, linear, little_endian, segment_of_prefix
 
 MAX_INSTRUCTION = 15
 PAGE = 4096
 TRAP, CARRY, PARITY, ADJUST, ZERO, SIGN, OVERFLOW = 0x100, 0x1, 0x4, 0x10, 0x40, 0x80, 0x800
-MOV, XCHG, CMPXCHG, AND, OR, XOR, BTS, BTR, BTC, STOS, UNKNOWN = range(11)
-RAX, RCX, RDI = 0, 8 * 1, 8 * 7
+MOV, XCHG, CMPXCHG, CMPXCHG8B, AND, OR, XOR, BTS, BTR, BTC, UNKNOWN = range(11)
+RAX, RCX, RDX, RBX, RDI = 0, 8 * 1, 8 * 2, 8 * 3, 8 * 7
+ES = 0
 SIGN_BIT = -(1 << 63)
 
 
@@ -28,6 +32,8 @@ def two_byte_operation(second, extension):
     """Operation of opcode 0f `second` (`extension`: the ModRM's middle field)."""
     if second == 0xB1:
         return CMPXCHG
+    if second == 0xC7 and extension == 1:
+        return CMPXCHG8B
     if second == 0xAB or second == 0xBA and extension == 5:
         return BTS
     if second == 0xB3 or second == 0xBA and extension == 6:
@@ -63,52 +69,6 @@ def immediate_size(opcode, second):
 
 
 @core
-def little_endian(code, at, size):
-    """A signed value of 1 or 4 bytes in the instruction."""
-    value = code[at] + 0
-    if size == 4:
-        value |= code[at + 1] << 8 | code[at + 2] << 16 | code[at + 3] << 24
-    sign = 1 << (8 * size - 1)
-    return (value ^ sign) - sign
-
-
-@core
-def effective_address(code, limit, at, rex, env, following):
-    """(offset, index behind the operand) of the memory operand whose ModRM is at `at`; index 0: does not fit.
-
-    following: bytes of immediate behind it; RIP-relative operands count from the end."""
-    mode = code[at] >> 6
-    low = code[at] & 7
-    at += 1
-    base = low | (rex & 1) << 3
-    offset = 0
-    if low == 4:
-        if at >= limit:
-            return 0, 0
-        sib = code[at] + 0
-        at += 1
-        index = sib >> 3 & 7 | (rex & 2) << 2
-        base = sib & 7 | (rex & 1) << 3
-        if index != 4:
-            offset = load64(env + o.REGS + 8 * index) << (sib >> 6)
-        if sib & 7 == 5 and mode == 0:
-            base = -1
-    elif low == 5 and mode == 0:
-        base = -2
-    size = 1 if mode == 1 else (4 if mode == 2 or base < 0 else 0)
-    if at + size > limit:
-        return 0, 0
-    if size:
-        offset += little_endian(code, at, size)
-    at += size
-    if base >= 0:
-        offset += load64(env + o.REGS + 8 * base)
-    elif base == -2:
-        offset += load64(env + o.EIP) + at + following
-    return offset, at
-
-
-@core
 def parity(value):
     value ^= value >> 4
     value ^= value >> 2
@@ -141,9 +101,10 @@ def set_flags(env, flags):
 
 
 @core
-def complete(env, length):
+def complete(env, kind, length):
     """RIP behind the instruction, and the interrupt shadow ends."""
-    store64(env + o.EIP, load64(env + o.EIP) + length)
+    rip = load64(env + o.EIP) + length
+    store64(env + o.EIP, rip if kind == CODE64 else rip & LOW32)
     store8(env + o.HFLAGS, load32(env + o.HFLAGS) & 0xFF & ~o.HF_INHIBIT_IRQ)
 
 
@@ -169,13 +130,14 @@ def put(vm, vcpu, gpa, value, size, engine):
 
 
 @core
-def store_string(vm, vcpu, env, size, repeat, length, address, allowed, engine):
+def store_string(vm, vcpu, env, kind, size, repeat, length, address, allowed, engine):
     """STOS; with REP until RCX reaches a multiple of 1024, as KVM's emulator does."""
+    mask = -1 if kind == CODE64 else LOW32
     direction = 1 if load32(env + o.DF) == 1 else -1
     first = True
     while True:
-        gva = load64(env + o.REGS + RDI)
-        gpa = writable_gpa(vm, vcpu, gva, size)
+        target = load64(env + o.REGS + RDI) & mask
+        gpa = writable_gpa(vm, vcpu, linear(env, kind, ES, target), size)
         if gpa < 0:
             # what is done is done; the guest comes back for the rest
             return 0 if first else 1
@@ -185,17 +147,30 @@ def store_string(vm, vcpu, env, size, repeat, length, address, allowed, engine):
                 return 1
         first = False
         put(vm, vcpu, gpa, load64(env + o.REGS + RAX), size, engine)
-        store64(env + o.REGS + RDI, gva + size * direction)
+        store64(env + o.REGS + RDI, target + size * direction & mask)
         if not repeat:
             break
-        left = load64(env + o.REGS + RCX) - 1
+        left = (load64(env + o.REGS + RCX) & mask) - 1
         store64(env + o.REGS + RCX, left)
         if left == 0:
             break
         if left & 0x3FF == 0:
             return 1
-    complete(env, length)
+    complete(env, kind, length)
     return 1
+
+
+@core
+def compare_and_exchange_8(vm, vcpu, env, gpa, old, engine):
+    """CMPXCHG8B: EDX:EAX against memory; ECX:EBX or the old value is stored; only ZF changes."""
+    expected = load64(env + o.REGS + RAX) & LOW32 | load64(env + o.REGS + RDX) << 32
+    wanted = load64(env + o.REGS + RBX) & LOW32 | load64(env + o.REGS + RCX) << 32
+    put(vm, vcpu, gpa, wanted if expected == old else old, 8, engine)
+    flags = call1(engine[4], env)
+    set_flags(env, flags | ZERO if expected == old else flags & ~ZERO)
+    if expected != old:
+        store64(env + o.REGS + RAX, old & LOW32)
+        store64(env + o.REGS + RDX, old >> 32 & LOW32)
 
 
 @core
@@ -225,7 +200,8 @@ def emulate(vm, vcpu, env, address, allowed, engine):
 
     address: CR2 of the fault.  allowed: EMULTYPE_ALLOW_RETRY.  engine: (uc, qemu_ram_addr_from_host,
     tb_invalidate_phys_range, host address of RAM, helper_read_eflags)."""
-    if load32(env + o.HFLAGS) & o.HF_CS64 == 0 or load64(env + o.EFLAGS) & TRAP or vm.event_mask:
+    kind = code_kind(env)
+    if kind == OTHER_CODE or load64(env + o.EFLAGS) & TRAP or vm.event_mask:
         return 0
     rip = load64(env + o.EIP)
     gpa = emulation.fetch_gpa(vm, vcpu, rip)
@@ -237,19 +213,20 @@ def emulate(vm, vcpu, env, address, allowed, engine):
     code = state.octets(vm, vm.ram + at)
     limit = min(MAX_INSTRUCTION, PAGE - (rip & (PAGE - 1)))
     i = 0
-    segment = 0
+    override = -1
     repeat = False
     while i < limit:
         byte = code[i]
+        prefix_segment = segment_of_prefix(byte)
         if byte == 0xF3:
             repeat = True
-        elif byte == 0x64 or byte == 0x65:
-            segment = byte + 0
-        elif byte != 0xF0 and byte != 0x2E and byte != 0x36 and byte != 0x3E and byte != 0x26:
+        elif prefix_segment >= 0:
+            override = prefix_segment
+        elif byte != 0xF0:
             break
         i += 1
     rex = 0
-    if i < limit and code[i] & 0xF0 == 0x40:
+    if kind == CODE64 and i < limit and code[i] & 0xF0 == 0x40:
         rex = code[i] + 0
         i += 1
     size = 8 if rex & 8 else 4
@@ -257,25 +234,36 @@ def emulate(vm, vcpu, env, address, allowed, engine):
         return 0
     opcode = code[i] + 0
     if opcode == 0xAB:
-        return store_string(vm, vcpu, env, size, repeat, i + 1, address, allowed, engine)
+        return store_string(vm, vcpu, env, kind, size, repeat, i + 1, address, allowed, engine)
     second = code[i + 1] + 0
-    i += 2 if opcode == 0x0F else 1
-    extension = code[i] >> 3 & 7
-    operation = two_byte_operation(second, extension) if opcode == 0x0F else one_byte_operation(opcode, extension)
-    if operation == UNKNOWN or code[i] >= 0xC0:
-        return 0
-    following = immediate_size(opcode, second)
-    gva, i = effective_address(code, limit, i, rex, env, following)
-    if i == 0 or i + following > limit:
-        return 0
-    if segment:
-        gva += load64(env + o.SEGS + o.SEG_SIZE * (segment - 0x60) + o.SEG_BASE)
+    extension = 0
+    following = 0
+    if opcode == 0xA3 and kind == CODE32:
+        operation = MOV
+        if i + 5 > limit:
+            return 0
+        offset, i, segment = little_endian(code, i + 1, 4) & LOW32, i + 5, DS
+    else:
+        i += 2 if opcode == 0x0F else 1
+        extension = code[i] >> 3 & 7
+        operation = two_byte_operation(second, extension) if opcode == 0x0F else one_byte_operation(opcode, extension)
+        if operation == UNKNOWN or code[i] >= 0xC0 or operation == CMPXCHG8B and size == 8:
+            return 0
+        following = immediate_size(opcode, second)
+        offset, i, segment = effective_address(code, limit, i, rex, env, kind, following)
+        if i == 0 or i + following > limit:
+            return 0
+    if override >= 0 and (kind == CODE32 or override >= 4):
+        segment = override
+    gva = linear(env, kind, segment, offset)
     register = env + o.REGS + 8 * (extension | (rex & 4) << 1)
     source = load64(register)
     if following:
         source = little_endian(code, i, following)
     length = i + following
-    mask = -1 if size == 8 else 0xFFFFFFFF
+    if operation == CMPXCHG8B:
+        size = 8
+    mask = -1 if size == 8 else LOW32
     source &= mask
     if operation >= BTS and following == 0 and not 0 <= source < 8 * size:
         return 0    # the bit lies outside the operand
@@ -290,12 +278,14 @@ def emulate(vm, vcpu, env, address, allowed, engine):
         return 1
     if operation == MOV:
         put(vm, vcpu, gpa, source, size, engine)
-        complete(env, length)
+        complete(env, kind, length)
         return 1
     old = operations.read_bytes(vm, emulation.ram_offset(vm, vcpu, gpa), size)
     if operation == XCHG:
         put(vm, vcpu, gpa, source, size, engine)
         store64(register, old)
+    elif operation == CMPXCHG8B:
+        compare_and_exchange_8(vm, vcpu, env, gpa, old, engine)
     elif operation == CMPXCHG:
         expected = load64(env + o.REGS + RAX) & mask
         put(vm, vcpu, gpa, source if expected == old else old, size, engine)
@@ -308,5 +298,5 @@ def emulate(vm, vcpu, env, address, allowed, engine):
         put(vm, vcpu, gpa, value, size, engine)
         flags = call1(engine[4], env)
         set_flags(env, flags & ~changed | values)
-    complete(env, length)
+    complete(env, kind, length)
     return 1

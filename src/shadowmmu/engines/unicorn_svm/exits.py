@@ -14,7 +14,7 @@ At every exit RIP is the address of the instruction that caused it (fault-like),
 | 0x60           | INTR               | somebody called `kick`; nothing to complete                           |
 | 0x64           | VINTR              | the interrupt window asked for is open (IF=1, no shadow)              |
 | 0x6a, 0x6b     | IDTR_WRITE, GDTR.. | LIDT, LGDT; off by default; caller completes                          |
-| 0x6e, 0x87     | RDTSC, RDTSCP      | caller completes                                                      |
+| 0x6e           | RDTSC              | RDTSC and RDTSCP (no code 0x87 in this engine); caller completes       |
 | 0x6f           | RDPMC              | caller completes                                                      |
 | 0x72           | CPUID              | caller completes (`native_cpuid` has the engine's answer)             |
 | 0x75           | SWINT              | `software_vector`, `instruction_length`; caller queues the event      |
@@ -63,7 +63,6 @@ VMSAVE = 0x83
 STGI = 0x84
 CLGI = 0x85
 SKINIT = 0x86
-RDTSCP = 0x87
 NPF = 0x400
 ICEBP = 0x88
 MONITOR = 0x8A

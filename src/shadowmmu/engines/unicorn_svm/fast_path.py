@@ -16,7 +16,7 @@ from ...state import core
 from ...state.foreign import call1, call2, callback, load8, load32, load64, store8, store64
 from ...vm import entry, exits, invalidation, registers
 from ...x86.bits import PFERR_PRESENT, PFERR_RSVD
-from . import emulate_write, hooks
+from . import emulate_write, hooks, operand
 from . import exits as svm
 from . import offsets as o
 
@@ -31,11 +31,13 @@ MOV_CR = -(1 << 63)
 
 
 @core
-def flush_hardware(vcpu, env, cpu, flush_tlb, flush_page, always):
+def flush_hardware(vcpu, env, control, flush_tlb, flush_page, always):
     """Do what the MMU asked of the hardware; load the root."""
+    cpu = hooks.get(control, hooks.CPU)
     root = vcpu.hw_root & ~0xFFF
     changed = load64(env + o.CR + 24) != root
     store64(env + o.CR + 24, root)
+    hooks.put(control, hooks.ROOT, root)
     # the engine's TLB has no PCIDs: another root means another TLB
     if vcpu.hw_flush or changed or always:
         call1(flush_tlb, cpu)
@@ -107,7 +109,7 @@ def enter_again(block, vm, vcpu, env, control):
         hooks.put(control, hooks.EVENT_LENGTH, 0)
         hooks.put(control, hooks.EVENT_PENDING, 1)
         store64(env + o.CR + 16, vcpu.cr2)
-    flush_hardware(vcpu, env, hooks.get(control, hooks.CPU), load64(block + 8 * FLUSH_TLB),
+    flush_hardware(vcpu, env, control, load64(block + 8 * FLUSH_TLB),
                    load64(block + 8 * FLUSH_PAGE), load64(block + 8 * WORLD_SWITCH))
     store64(block + 8 * VERDICT, UNTOUCHED)
     return 1
@@ -151,12 +153,12 @@ def skip(env, length):
 
 
 @core
-def mov_cr3(block, vm, vcpu, env, control):
-    """MOV to and from CR3 in 64-bit code: 1 when the guest may go on."""
+def mov_cr3(block, vm, vcpu, env, control, kind):
+    """MOV to and from CR3: 1 when the guest may go on."""
     code = control + 8 * hooks.CODE_0
     at = 0
     rex = 0
-    if load8(code) & 0xF0 == 0x40:
+    if kind == operand.CODE64 and load8(code) & 0xF0 == 0x40:
         rex = load8(code)
         at = 1
     write = load64(block + 8 * CODE) == svm.WRITE_CR0 + 3
@@ -168,35 +170,36 @@ def mov_cr3(block, vm, vcpu, env, control):
     begin(block, vm, vcpu, env, control, MOV_CR | number, 0)
     if write:
         count(block, CR3_WRITES)
-        value = load64(register)
+        value = load64(register) if kind == operand.CODE64 else load64(register) & operand.LOW32
         events.emit(vm, events.CR, 1, 3, value)
-        vcpu.cs_l = 1
+        vcpu.cs_l = 1 if kind == operand.CODE64 else 0
         if registers.set_cr3(vm, vcpu, value):
             inject.queue(vcpu, GP, 1, 0, 0, 0)
             return enter_again(block, vm, vcpu, env, control)
     else:
         count(block, CR3_READS)
-        store64(register, vcpu.cr3)
+        store64(register, vcpu.cr3 if kind == operand.CODE64 else vcpu.cr3 & operand.LOW32)
         events.emit(vm, events.CR, 0, 3, vcpu.cr3)
     skip(env, at + 3)
     return enter_again(block, vm, vcpu, env, control)
 
 
 @core
-def invlpg(block, vm, vcpu, env, control):
-    """INVLPG in 64-bit code without segment prefix: 1 when the guest may go on."""
+def invlpg(block, vm, vcpu, env, control, kind):
+    """INVLPG without segment prefix: 1 when the guest may go on."""
     limit = hooks.get(control, hooks.CODE_COUNT)
     code = state.octets(vm, control + 8 * hooks.CODE_0 - load64(block + 8 * HANDLE))
     at = 0
     rex = 0
-    if code[0] & 0xF0 == 0x40:
+    if kind == operand.CODE64 and code[0] & 0xF0 == 0x40:
         rex = code[0] + 0
         at = 1
     if limit < at + 3 or code[at] != 0x0F or code[at + 1] != 0x01:
         return 0
-    gva, length = emulate_write.effective_address(code, limit, at + 2, rex, env, 0)
+    offset, length, segment = operand.effective_address(code, limit, at + 2, rex, env, kind, 0)
     if length == 0:
         return 0
+    gva = operand.linear(env, kind, segment, offset)
     count(block, INVLPGS)
     begin(block, vm, vcpu, env, control, gva, 0)
     invalidation.invlpg(vm, vcpu, gva)
@@ -217,11 +220,12 @@ def exit_handler(block):
     code = load64(block + 8 * CODE)
     if code == svm.PAGE_FAULT:
         return page_fault(block, vm, vcpu, env, control)
-    if load64(block + 8 * PLAIN) == 0 or load32(env + o.HFLAGS) & o.HF_CS64 == 0 or vcpu.guest_mode:
-        return 0    # what L2 does may be L1's to see
+    kind = operand.code_kind(env)
+    if load64(block + 8 * PLAIN) == 0 or kind == operand.OTHER_CODE or vcpu.guest_mode or load64(env + o.EFLAGS) & hooks.TRAP:
+        return 0    # what L2 does may be L1's to see; a single step ends in a trap
     if code == svm.INVLPG:
-        return invlpg(block, vm, vcpu, env, control)
-    return mov_cr3(block, vm, vcpu, env, control)
+        return invlpg(block, vm, vcpu, env, control, kind)
+    return mov_cr3(block, vm, vcpu, env, control, kind)
 
 
 @core

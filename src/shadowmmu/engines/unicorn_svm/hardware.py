@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import code_pages, hooks, quick, signals
 from . import exits as ex
-from . import hooks, quick, signals
 from . import offsets as o
+from .code_pages import CodePages
 from .errors import EngineError
 
 ES, CS, SS, DS, FS, GS = range(6)
@@ -35,6 +36,7 @@ EFER_LMA, EFER_NXE, EFER_SVME = 1 << 10, 1 << 11, 1 << 12
 EFER_TRANSLATION = EFER_LMA | EFER_NXE
 
 RFLAGS_RF = 1 << 16
+DR7_FIXED = 0x400
 DESC_L, DESC_B = 1 << 21, 1 << 22
 TSS_BUSY = 1 << 9
 
@@ -119,7 +121,7 @@ class SvmHardware:
     `instruction_count`).
 
     Attributes for everyone: `gpr` (16 writable 64-bit words in x86 order RAX RCX RDX RBX RSP RBP RSI RDI
-    R8..R15), `dr` (8 words), `exception_intercepts` (mask of vectors that exit; the others are delivered to
+    R8..R15), `dr` (8 words; written with `write_dr`), `exception_intercepts` (mask of vectors that exit; the others are delivered to
     the guest inside the engine).
 
     For compiled code: `cpu_address` is the argument of `void f(int64)` at `flush_tlb_address` and the first
@@ -174,6 +176,12 @@ class SvmHardware:
         self._cpuid = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32,
                                        *[ctypes.POINTER(ctypes.c_uint32)] * 4)(functions["cpu_x86_cpuid"])
 
+        self._page_walker = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
+        self._code_pages = None
+        self._set_dr = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)(functions["helper_set_dr"])
+        self._update_dr7 = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32)(functions["cpu_x86_update_dr7"])
+
+        o.hide_features(self.state, self.native_cpuid)
         self._private = (1 << max_phys_bits) - PRIVATE_SIZE
         self._map_private()
         self._make_control_block()
@@ -231,6 +239,16 @@ class SvmHardware:
         """Drop all translated code and what is known of its blocks; outside `run` only."""
         self._uc.ctl_flush_tb()
         self._count_table[:] = 0
+        if self._code_pages is not None:
+            self._code_pages.clear()
+            self.flush_tlb()
+
+    def watch_code(self, hpa, length):
+        """Watch the stores to these pages by whether code was fetched from them, not by their mapping (`code_pages`)."""
+        self._code_pages = CodePages(hpa, length, self._page_walker.value, self.flush_tlb_address)
+        self._cells[hooks.CODE_WATCH] = self._code_pages.block
+        self._page_walker.value = code_pages.on_tlb_fill.address
+        self.flush_tlb()
 
     @property
     def cells(self):
@@ -242,6 +260,8 @@ class SvmHardware:
     def load_root(self, hpa):
         """Set hardware CR3 to the root page at `hpa`. The TLB is left alone: the caller decides on flushes."""
         self._env64[o.CR // 8 + 3] = hpa
+        if self._cells[hooks.ROOT] != hooks.ANY_ROOT:
+            self._cells[hooks.ROOT] = hpa
 
     def set_mode(self, cr0, cr4, efer):
         """Set the *hardware* control registers; SVME is added to EFER.
@@ -313,6 +333,15 @@ class SvmHardware:
     @cr2.setter
     def cr2(self, value):
         self._env64[o.CR // 8 + 2] = value
+
+    def write_dr(self, number, value):
+        """Set DR0..DR3, DR6 or DR7 and with it the engine's breakpoints; reading `dr` needs no call."""
+        if number == 7:
+            self._update_dr7(self.env_address, value)
+        elif number == 6:
+            self.dr[6] = value
+        else:
+            self._set_dr(self.env_address, number, value)
 
     @property
     def cpl(self):
@@ -412,12 +441,17 @@ class SvmHardware:
         raw = context[40:]
         if len(raw) != o.VM_VMCB:
             raise EngineError("this context was not saved by the same engine version")
+        self._update_dr7(self.env_address, DR7_FIXED)
         ctypes.memmove(self.env_address, raw, o.BREAKPOINTS)
         ctypes.memmove(self.env_address + o.OLD_EXCEPTION, raw[o.OLD_EXCEPTION:], o.VM_VMCB - o.OLD_EXCEPTION)
         for cell, value in zip((hooks.EVENT_PENDING, hooks.EVENT_INFO, hooks.EVENT_ERROR, hooks.EVENT_LENGTH),
                                event):
             self._cells[cell] = value
         self.rflags = flags
+        self.load_root(self.root)
+        # the breakpoints that DR7 asks for are not part of the context
+        dr7, self.dr[7] = self.dr[7], DR7_FIXED
+        self._update_dr7(self.env_address, dr7)
         self.flush_tlb()
 
     # Exits and events -------------------------------------------------------------------------------------
@@ -573,6 +607,7 @@ class SvmHardware:
                             (hooks.TLB_SET_PAGE, self.state.functions["tlb_set_page"])):
             cells[cell] = value
         cells[hooks.EXCEPTION_INTERCEPTS] &= ~(1 << 14)
+        cells[hooks.ROOT] = hooks.ANY_ROOT
         self._replace_page_walker(hooks.on_tlb_fill.address)
         self.intercept_cr(3, False, False)
         self.intercept(ex.INVLPG, False)
@@ -587,9 +622,10 @@ class SvmHardware:
 
     def _replace_page_walker(self, address):
         """From now on the engine's TLB misses go to `address`, which finds the control block through the CPU."""
-        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data
-        word = ctypes.c_uint64.from_address(o.find_page_walker(self.state))
-        word.value = address
+        if self._code_pages is None:
+            self._page_walker.value = address
+        else:
+            self._code_pages.set_walker(address)
 
     def intercept_msr(self, index, read=True, write=True):
         """Choose whether RDMSR and WRMSR of one MSR exit. Raises EngineError outside the bitmap's ranges."""
@@ -654,8 +690,7 @@ class SvmHardware:
             cell = block_address + 8 * quick.LIMIT_AT
             ctypes.c_int64.from_address(cell).value = self._control.ctypes.data + 8 * hooks.LIMIT
         self._cells[hooks.QUICK] = block_address
-        for code in (ex.RDTSC, ex.RDTSCP):
-            self.intercept(code, block_address != 0)
+        self.intercept(ex.RDTSC, block_address != 0)
 
     def limit_run(self, count):
         """End the current `run` at this instruction count, if that is earlier than its budget."""
@@ -823,6 +858,7 @@ class SvmHardware:
     def _enter_guest_mode(self):
         env32 = self._env32
         self._env64[o.VM_VMCB // 8] = self._private
+        self._env64[o.NESTED_CR3 // 8] = self._control.ctypes.data   # where a page walker finds the control block
         mask = 0
         for code in DEFAULT_INTERCEPTS:
             mask |= 1 << (code - 0x60)
@@ -861,6 +897,7 @@ class SvmHardware:
         self.run(seen.append)
         if seen != [ex.HLT] or self.rip != at + 2:
             raise EngineError(f"unicorn {o.SUPPORTED_VERSION} did not make an SVM exit of HLT (got {seen})")
+        o.verify_tlb(self.state, at, at, self._vmcb_address + 0x4000)
         self.rip = 0
         self._cells[hooks.COUNT] = self._cells[hooks.EXITS] = 0
         self.set_segment(CS, 0, 0, 0xFFFF, 0x9B00)

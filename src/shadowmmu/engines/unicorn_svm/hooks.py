@@ -65,14 +65,20 @@ from . import quick
  COUNT_WALK, COUNT_ARGUMENT, ENGINE_WALKER,
  # exits answered without Python (module quick)
  QUICK,
- CELLS) = range(72)
+ # which pages hold code (module code_pages)
+ CODE_WATCH,
+ # CR3 as we loaded it, or ANY_ROOT
+ ROOT,
+ CELLS) = range(74)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
 
+ANY_ROOT = -1
 MAX_INSTRUCTION = 15
 COUNT_TABLE_BITS = 14  # translated blocks remembered for counting
 PAGE = 4096
+TRAP = 1 << 8  # EFLAGS.TF: who completes an instruction has to raise #DB after it; Python does
 
 
 @native
@@ -286,6 +292,18 @@ def is_prefetch_fault(control, env, cpu, address, error):
 
 
 @native
+def is_edge_fault(control, env, cpu):
+    """The same for a #GP in the last page before the non-canonical addresses, where translating ahead ends in one."""
+    rip = load64(env + o.EIP)
+    above = (rip & -PAGE) + PAGE
+    if load32(env + o.HFLAGS) & o.HF_CS64 == 0 or above != 1 << 47 and above != 1 << 56 or get(control, PREFETCH_RIP) == rip:
+        return False
+    put(control, PREFETCH_RIP, rip)
+    store32(cpu + o.CPU_CFLAGS_NEXT_TB, 1)
+    return True
+
+
+@native
 def complete_io(control, env):
     """Finish a non-string IN or OUT after Python looked at it."""
     if get(control, IO_IN):
@@ -339,6 +357,8 @@ def quick_exit(control, env, code):
     """Exits that `quick` can answer; 1 when the guest may go on."""
     block = get(control, QUICK)
     enabled = quick.cell(block, quick.ENABLED)
+    if load64(env + o.EFLAGS) & TRAP:
+        return 0
     if code == ex.IOIO and enabled:
         size = get(control, IO_SIZE)
         value = quick.port(block, get(control, IO_PORT), size, get(control, IO_IN), get(control, IO_VALUE))
@@ -348,10 +368,12 @@ def quick_exit(control, env, code):
         complete_io(control, env)
         quick.pass_time(block, quick.cell(block, quick.IO_TIME))
         quick.set_cell(block, quick.TAKEN_IO, quick.cell(block, quick.TAKEN_IO) + 1)
-    elif code == ex.RDTSC or code == ex.RDTSCP or code == ex.CPUID and enabled:
+    elif code == ex.RDTSC or code == ex.CPUID and enabled:
         fetch_instruction(control, env)
-        length = prefix_length(control, env) + (3 if code == ex.RDTSCP else 2)
-        if quick.take(block, env, code, get(control, COUNT), length) == 0:
+        prefixes = prefix_length(control, env)
+        # 0f 31, 0f a2, and 0f 01 f9 (RDTSCP), which the engine reports as RDTSC
+        with_aux = load8(control + 8 * CODE_0 + prefixes + 1) == 0x01
+        if quick.take(block, env, code, get(control, COUNT), prefixes + (3 if with_aux else 2), with_aux) == 0:
             return 0
     else:
         return 0
@@ -389,6 +411,8 @@ def on_interrupt(uc, number, control):
     if (code == ex.PAGE_FAULT or code == ex.NPF) and interrupted & ex.EVENT_VALID == 0:
         if is_prefetch_fault(control, env, cpu, linear, error):
             return
+    if code == ex.EXCEPTION + 13 and interrupted & ex.EVENT_VALID == 0 and is_edge_fault(control, env, cpu):
+        return
     put(control, PREFETCH_RIP, -1)
     put(control, EXITS, get(control, EXITS) + 1)
     emulable = 0

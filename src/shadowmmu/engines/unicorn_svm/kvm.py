@@ -20,7 +20,7 @@ from ...vm.machine import signed
 from ...x86.bits import CR4_LA57, CR4_PKE, EFER_SVME
 from . import exits as svm
 from . import fast_path, guest_memory, quick
-from .cpuid import EFER, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid
+from .cpuid import EFER, HWCR, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid, machine_check_refuses
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
@@ -31,10 +31,16 @@ U64 = (1 << 64) - 1
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
-RFLAGS_IF = 1 << 9
-BP, OF, UD, DF = 3, 4, 6, 8
+APIC_TPR = 0x80
+RFLAGS_TF, RFLAGS_IF = 1 << 8, 1 << 9
+DB, BP, OF, UD, DF = 1, 3, 4, 6, 8
+CR4_DE = 1 << 3
+#: DR6: breakpoints 0..3, general detect, single step; what can be written (KVM's, without RTM); what reads as 1.
+DR6_TRAPS, DR6_BD, DR6_BS, DR6_VOLATILE, DR6_FIXED = 0xF, 1 << 13, 1 << 14, 0xE00F, 0xFFFF0FF0
+DR7_GD, DR7_VOLATILE, DR7_FIXED = 1 << 13, 0xFFFF2BFF, 0x400
 #: KVM_EPERM, KVM_ENOSYS as hypercalls return them.
 EPERM, ENOSYS = -1, -1000
+VAPIC_POLL_IRQ = 1
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: Exits for the loads of descriptor table registers.
@@ -127,12 +133,18 @@ class KvmRun:
 
     # -- set-up
 
+    @property
+    def fast_cells(self):
+        """The fast path's block, for snapshots."""
+        return self._block
+
     def _map_memory(self):
         store, view = self.vm.store, self.vm.view
         base = store.address
         for table, pfn in (("spt", view.shadow_pfn), ("ram", view.ram_pfn)):
             offset, length = store.tables[table]
             self.hardware.map_ram(pfn << 12, base + offset, -(-length // 4096) * 4096)
+        self.hardware.watch_code(view.ram_pfn << 12, length)
 
     def _install_fast_path(self):
         block = (ctypes.c_int64 * fast_path.CELLS)()
@@ -196,6 +208,8 @@ class KvmRun:
         hw.rip = e.rip
         hw.rflags = e.rflags
         self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=e.pcid)
+        # a guest sees no more than its host has
+        self.vm.set_host_maxphyaddr(max(self.maxphyaddr, self.profile.maxphyaddr))
         # what CPUID does not show CR4 must not take; KVM never offers PKU with shadow paging
         hidden = CR4_PKE if self.la57 else CR4_PKE | CR4_LA57
         self.vcpu.record.cr4_reserved = signed(self.vcpu.record.cr4_reserved | hidden)
@@ -340,10 +354,6 @@ class KvmRun:
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
         hw, r = self.hardware, self.vcpu.record
         self._serial_output()
-        if code == svm.RDTSCP:
-            # only refused: by CR4.TSD
-            calls.queue_exception(self.vm.handle, self.vcpu.index, 13, 1, 0)
-            return self._enter_again()
         if verdict != fast_path.UNTOUCHED:
             self.exits[code] += int(code in (svm.PAGE_FAULT, svm.NPF))   # the others are in the block's counts
             if verdict == fast_path.ENTER_ONLY:
@@ -389,9 +399,17 @@ class KvmRun:
             if self.nested.wants(code, info1):
                 self.nested.reflect(code, info1, info2)
                 return self._enter_again()
+        stepping, rip = hw.rflags & RFLAGS_TF, hw.rip
         if not self._handle(code):
             return False
+        if stepping and hw.rip != rip and not (r.exception_pending or r.exception_injected):
+            self._single_step()
         return self._enter_again()
+
+    def _single_step(self):
+        """kvm_vcpu_do_singlestep: an instruction that was completed here ends in a trap."""
+        self.hardware.write_dr(6, self.hardware.dr[6] & ~DR6_TRAPS | DR6_BS)
+        self._queue(DB)
 
     def _tick(self):
         """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
@@ -426,11 +444,15 @@ class KvmRun:
             self._drain()
         if not self._within_limits():
             return False
-        self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
+        self._show_serial()
         wait = self.platform.next_event()
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
         return self._enter()
+
+    def _show_serial(self):
+        """Let compiled code answer for the serial port while it only transmits."""
+        self.quick_cells[quick.SERIAL_READY], self.quick_cells[quick.SERIAL_STATUS] = self.platform.serial_state()
 
     def _cr0_is_real(self):
         return self._mode is not None and self._mode[0] == self.vcpu.cr0
@@ -491,7 +513,7 @@ class KvmRun:
         if svm.EXCEPTION <= code < svm.EXCEPTION + 32:
             return self._exception(code - svm.EXCEPTION)
         if 0x20 <= code < 0x40:
-            return self._debug_register()
+            return self._debug_register(code)
         if code in TABLE_LOADS:
             return self._load_table(TABLE_LOADS[code])
         if self.nested is not None and code in self._NESTED:
@@ -620,8 +642,31 @@ class KvmRun:
         top = 56 if self.vcpu.cr4 & CR4_LA57 else 47
         return address >> top in (0, (1 << 64 - top) - 1)
 
-    def _debug_register(self):
-        return self._emulate()
+    def _debug_register(self, code):
+        """MOV DRn: kvm_set_dr, kvm_get_dr, after the CPU's own check of DR7.GD."""
+        hw = self.hardware
+        if not self.profile.decode_assists:
+            return self._emulate()
+        _, _, instruction = self.emulator.peek()
+        number, write = code & 15, code & 0x10
+        if hw.dr[7] & DR7_GD:
+            hw.write_dr(6, hw.dr[6] & ~DR6_TRAPS | DR6_BD)
+            hw.write_dr(7, hw.dr[7] & ~DR7_GD)
+            return self._queue(DB)
+        if number in (4, 5):
+            if self.vcpu.cr4 & CR4_DE:
+                return self._queue(UD)
+            number += 2
+        if not write:
+            self.emulator.cr_target(instruction, hw.dr[number])
+            return self._skip(instruction.size)
+        value = self.emulator.cr_source(instruction)
+        if number >= 6:
+            if value >> 32:
+                return self._queue(13, 0)
+            value = value & DR6_VOLATILE | DR6_FIXED if number == 6 else value & DR7_VOLATILE | DR7_FIXED
+        hw.write_dr(number, value)
+        return self._skip(instruction.size)
 
     def _invlpg(self):
         if not self.profile.decode_assists:
@@ -660,6 +705,8 @@ class KvmRun:
         if self.nested is not None and index in (HSAVE_PA, VM_CR):
             return self.nested.write_msr(index, value)
         if index in self.msrs:
+            if machine_check_refuses(index, value, self.msrs[HWCR]):
+                return True
             self.msrs[index] = value
             if index == TSC_AUX:
                 self.quick_cells[quick.TSC_AUX] = value
@@ -736,10 +783,15 @@ class KvmRun:
         return self._queue(vector, error if vector in (8, 10, 11, 12, 13, 17) else None)
 
     def _undefined(self):
-        """#UD: INVPCID, which this CPU does not know, is emulated; the rest is the guest's."""
+        """#UD: what this CPU does not know, INVPCID and ICEBP, is done here; the rest is the guest's."""
         _, code, instruction = self.emulator.peek()
-        if instruction is not None and instruction.mnemonic == "invpcid" and self.vcpu.record.has_pcid:
+        name = instruction.mnemonic if instruction is not None else ""
+        if name == "invpcid" and self.vcpu.record.has_pcid:
             return self._invpcid(instruction)
+        if name == "int1":
+            # a #DB that pushes the next address and says nothing in DR6
+            self.hardware.skip_instruction(instruction.size)
+            return self._queue(DB)
         return self._queue(UD)
 
     def _invpcid(self, instruction):
@@ -768,12 +820,12 @@ class KvmRun:
         return True
 
     def _hypercall(self):
-        """kvm_emulate_hypercall: none is offered here."""
+        """kvm_emulate_hypercall: only the one that does nothing is offered here."""
         hw = self.hardware
         mask = U64 if self.emulator.code_bits() == 64 else 0xFFFFFFFF
         nr, *arguments = (hw.gpr[i] & mask for i in (0, 3, 1, 2, 6))
         self.vm.emit(events.HYPERCALL, nr, *arguments)
-        hw.gpr[0] = (EPERM if hw.cpl else ENOSYS) & mask
+        hw.gpr[0] = (EPERM if hw.cpl else 0 if nr == VAPIC_POLL_IRQ else ENOSYS) & mask
         self.vcpu.record.stat[counters.HYPERCALLS] += 1
         return self._skip(3)
 
@@ -795,6 +847,32 @@ class KvmRun:
 
     def mmio_write(self, gpa, size, value):
         self.platform.mmio_write(gpa, size, value)
+
+    def port_read(self, port, size):
+        """IN of an emulated INS."""
+        self._pass_time(self.platform.io_time)
+        return self.platform.io_read(port, size)
+
+    def port_write(self, port, size, value):
+        """OUT of an emulated OUTS."""
+        self._pass_time(self.platform.io_time)
+        self.platform.io_write(port, size, value)
+
+    @property
+    def task_priority(self):
+        """CR8: bits 7..4 of the local APIC's TPR, or a register of its own without one."""
+        if self.platform.apic_base is None:
+            return self.cr8
+        return self.platform.mmio_read(self.platform.apic_base + APIC_TPR, 4) >> 4
+
+    @task_priority.setter
+    def task_priority(self, value):
+        self.cr8 = value
+        if self.platform.apic_base is not None:
+            self.platform.mmio_write(self.platform.apic_base + APIC_TPR, 4, value << 4)
+
+    #: CR8 of a machine without a local APIC.
+    cr8 = 0
 
     def ram_written(self, offset, size):
         """Emulation stored into RAM: translated code made from it is stale."""
@@ -839,6 +917,20 @@ class KvmRun:
         """The first entry; False when the guest cannot be entered."""
         self._started = time.monotonic()
         return self._enter()
+
+    def start_restored(self):
+        """Into guest mode with the state of a snapshot, which lies between two instructions: no entry, no event."""
+        self._started = time.monotonic()
+        self._load_hardware()
+        self._show_serial()
+
+    def _load_hardware(self):
+        """Control registers and root as the last entry had them."""
+        self._sync_mode()
+        self._flush()
+
+    def read_back(self):
+        """Take over from the CPU what changes without an exit: nothing, with shadow paging."""
 
     def go_on(self, until=None):
         """Run to the end, or until so many instructions have been executed, or (`stop_at_io`) the next port access."""

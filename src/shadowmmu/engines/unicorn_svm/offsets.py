@@ -35,6 +35,7 @@ CPU_CFLAGS_NEXT_TB = 24
 CPU_INTERRUPT_REQUEST = 28
 CPU_EXCEPTION_INDEX = 33184
 CPU_TCG_EXIT_REQ = 33208
+CPU_TLB_FAST = 35344  # CPUTLBDescFast f[3]: mask, table; the end of CPUTLB, just before icount_decr
 CPU_ICOUNT_HIGH = 35394
 CPU_ENV = 35408
 
@@ -109,6 +110,11 @@ EXCP_VMEXIT = 0x100  # exception_index of an SVM exit = 0x100 + exit code
 MMU_KSMAP, MMU_USER, MMU_KNOSMAP = 0, 1, 2
 ACCESS_FETCH = 2
 
+# CPUTLBEntry
+TLB_ENTRY_BITS = 6
+TLB_READ, TLB_WRITE, TLB_CODE, TLB_PADDR, TLB_ADDEND = 0, 8, 16, 24, 32
+TLB_INVALID, TLB_NOTDIRTY = 1 << 11, 1 << 10
+
 # AMD64 VMCB control area (APM volume 2, appendix B)
 VMCB_MSRPM_BASE = 0x48
 VMCB_EXIT_INFO_2 = 0x80
@@ -130,6 +136,8 @@ _FUNCTIONS = (
     "qemu_ram_addr_from_host",
     "x86_cpu_tlb_fill",
     "tlb_set_page",
+    "helper_set_dr",
+    "cpu_x86_update_dr7",
 )
 
 
@@ -262,6 +270,43 @@ def _verify_layout(uc, lib, handle, cpu, env):
     if ctypes.c_uint32.from_address(env + SYSENTER_CS).value != 0x4321:
         refuse("SYSENTER_CS")
     uc.msr_write(0x174, 0)
+
+
+#: CPUX86State.features, one 64-bit word for each FeatureWord; the words that we look at or change.
+FEATURES = 5632
+FEATURES_1_EDX, FEATURES_1_ECX, FEATURES_7_EBX, FEATURES_XSAVE = 0, 1, 2, 21
+OSXSAVE, RDRAND, AVX_STATE = 1 << 27, 1 << 30, 1 << 2   # OSXSAVE is no feature, it shows CR4
+
+
+def hide_features(state: EngineState, cpuid):
+    """Take what we cannot have out of the CPU model, for CPUID and for the instructions alike.
+
+    RDRAND, which the engine seeds from the host: no run would repeat.  AVX's registers in XCR0: the engine has no AVX.
+    `cpuid(leaf, subleaf)` is the model's answer.  Raises EngineError unless the words are where they should be.
+    """
+    words = (ctypes.c_uint64 * (FEATURES_XSAVE + 1)).from_address(state.env + FEATURES)
+    leaf1 = cpuid(1, 0)
+    expected = leaf1[3], leaf1[2] & ~OSXSAVE, cpuid(7, 0)[1], cpuid(0xD, 0)[0]
+    if tuple(words[i] for i in (FEATURES_1_EDX, FEATURES_1_ECX, FEATURES_7_EBX, FEATURES_XSAVE)) != expected:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (CPU features)")
+    words[FEATURES_1_ECX] &= ~RDRAND
+    words[FEATURES_XSAVE] &= ~AVX_STATE
+    if cpuid(1, 0)[2] & RDRAND or cpuid(0xD, 0)[0] & AVX_STATE:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (CPU features do not change)")
+
+
+def verify_tlb(state: EngineState, gva, hpa, host):
+    """Raise EngineError unless exactly one MMU index's TLB entry of code page `gva` maps it to `hpa` at `host`."""
+    found = 0
+    for index in range(3):
+        mask, table = (ctypes.c_uint64.from_address(state.cpu + CPU_TLB_FAST + 16 * index + at).value for at in (0, 8))
+        entries = (mask >> TLB_ENTRY_BITS) + 1
+        if mask & (1 << TLB_ENTRY_BITS) - 1 or entries & entries - 1 or not 64 <= entries <= 1 << 22 or not table:
+            raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (TLB {index}: mask {mask:#x})")
+        entry = (ctypes.c_uint64 * 5).from_address(table + (gva >> 12 << TLB_ENTRY_BITS & mask))
+        found += entry[TLB_CODE // 8] == gva and entry[TLB_PADDR // 8] == hpa and entry[TLB_ADDEND // 8] + gva == host
+    if found != 1:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (TLB entries)")
 
 
 #: Bytes of the CPU object that are searched for its page walker.

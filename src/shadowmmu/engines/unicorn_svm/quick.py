@@ -21,7 +21,6 @@ NO_LIMIT = (1 << 63) - 1
 SERIAL_ROOM = 4096
 CPUID_ENTRIES = 64  # of six words: leaf, subleaf, eax, ebx, ecx, edx
 LINE_STATUS = 5
-CR4_TSD = 1 << 2
 #: What reading the clock takes, ns: about an exit of real hardware.  Delay loops wait in such steps.
 TIME_STAMP_TIME = 500
 
@@ -110,15 +109,9 @@ def port(block, number, size, is_in, value):
 
 
 @native
-def may_read_time(env):
-    """RDTSCP's exit comes before the engine's check of CR4.TSD."""
-    return load64(env + o.CR + 32) & CR4_TSD == 0 or load32(env + o.HFLAGS) & o.HF_CPL == 0
-
-
-@native
-def take(block, env, code, count, length):
+def take(block, env, code, count, length, with_aux):
     """One of RDTSC, RDTSCP, CPUID: 1 when it is done.  `length`: of the instruction, with its prefixes."""
-    if code == ex.RDTSC or code == ex.RDTSCP and may_read_time(env):
-        time_stamp(block, env, count, code == ex.RDTSCP, length)
+    if code == ex.RDTSC:
+        time_stamp(block, env, count, with_aux, length)
         return 1
-    return cpuid(block, env, length) if code == ex.CPUID else 0
+    return cpuid(block, env, length)

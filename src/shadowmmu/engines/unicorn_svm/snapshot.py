@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A running guest in a file: MMU state and memory, CPU, devices, the virtual clock.
 
-    line 1   SHADOWMMU-SNAPSHOT 1
+    line 1   SHADOWMMU-SNAPSHOT 2
     line 2   JSON: how the machine was made, a fingerprint of the state's layout, length and CRC of each part
     then     the parts, zlib-compressed: "state" (the store, without scratch and event ring), "cpu", "devices" (JSON)
 
 Saving is a barrier: the engine's TLB, its translated code and the block counts are dropped, in the machine that goes
-on as in the one that is restored.  So both continue alike to the last instruction.  Nothing in the file is executed
+on as in the one that is restored.  A snapshot lies inside guest mode: what the last entry injected is delivered, and a
+restored machine loads its registers without another entry.  So both continue alike to the last instruction.  Nothing in the file is executed
 or unpickled; what does not fit is refused with one line.
 """
 
@@ -18,15 +19,18 @@ import zlib
 
 from ...rules.fields import FIELDS
 from ...state import layout
-from . import hooks, quick
+from . import fast_path, hooks, quick
 from . import offsets as o
 from .errors import EngineError
 
-MAGIC, VERSION = "SHADOWMMU-SNAPSHOT", 1
+MAGIC, VERSION = "SHADOWMMU-SNAPSHOT", 2
 PARTS = ("state", "cpu", "devices")
 MAX_HEADER = 1 << 16
-#: Cells of the control block that belong to the guest.
-CELLS = (hooks.COUNT, hooks.EXITS, hooks.FAST_EXITS, hooks.NATIVE_EVENTS)
+#: Cells that belong to the guest, or that a report adds up: of the control block, the fast path's and the quick block.
+CELLS = (hooks.COUNT, hooks.EXITS, hooks.FAST_EXITS, hooks.NATIVE_EVENTS, hooks.HELD_REQUESTS, hooks.USER_KICK)
+FAST_CELLS = (fast_path.EVENTS_SEEN, fast_path.EVENT_BEFORE, fast_path.EMULATED, fast_path.CR3_READS, fast_path.CR3_WRITES,
+              fast_path.INVLPGS)
+QUICK_CELLS = (quick.CLOCK_OFFSET, quick.TAKEN, quick.TAKEN_IO, quick.TSC_AUX)
 MAX_PART = 80 << 30
 
 
@@ -65,16 +69,27 @@ def barrier(machine):
     hardware = machine.hardware
     hardware.forget_code()
     hardware.flush_tlb()
+    hardware.cells[hooks.PREFETCH_RIP] = -1
+    hardware.rflags = hardware.rflags   # flags and mode bits as they are after a restore
+    machine.quick_cells[quick.CPUID_COUNT] = 0
+
+
+def cell_groups(machine):
+    """(name, values, numbers) of the three groups above."""
+    return (("cells", machine.hardware.cells, CELLS), ("fast", machine.fast_cells, FAST_CELLS),
+            ("quick", machine.quick_cells, QUICK_CELLS))
 
 
 def save(machine, path, made):
     """Write `machine` (a KvmRun between two runs of its hardware) to `path`.  made: JSON-able facts for `restore`."""
+    machine.read_back()
     barrier(machine)
-    store, cells = machine.vm.store, machine.hardware.cells
+    store = machine.vm.store
     devices = {
         "platform": plain(machine.platform.snapshot()), "msrs": plain(machine.msrs),
-        "clock_offset": machine.quick_cells[quick.CLOCK_OFFSET], "cells": [cells[number] for number in CELLS],
-        "soft": [int(machine.soft_exception), machine.soft_length],
+        "exits": plain(dict(machine.exits)), "emulated": machine.emulated,
+        "soft": [int(machine.soft_exception), machine.soft_length, machine.cr8],
+        **{name: [values[number] for number in numbers] for name, values, numbers in cell_groups(machine)},
     }
     parts = {"state": bytes(store.used_bytes()), "cpu": machine.hardware.save_context(),
              "devices": json.dumps(devices).encode()}
@@ -153,11 +168,13 @@ def apply(machine, path, parts):
         devices = json.loads(parts["devices"])
         machine.platform.restore(rebuilt(machine.platform.snapshot(), devices["platform"]))
         machine.msrs.update(devices["msrs"])
-        machine.quick_cells[quick.CLOCK_OFFSET] = devices["clock_offset"]
-        machine.quick_cells[quick.TSC_AUX] = machine.msrs[0xC0000103]
-        for number, value in zip(CELLS, devices["cells"], strict=True):
-            machine.hardware.cells[number] = value
-        machine.soft_exception, machine.soft_length = bool(devices["soft"][0]), devices["soft"][1]
+        for name, values, numbers in cell_groups(machine):
+            for number, value in zip(numbers, devices[name], strict=True):
+                values[number] = value
+        machine.exits.update({int(code): int(count) for code, count in devices["exits"]})
+        machine.emulated = int(devices["emulated"])
+        soft, machine.soft_length, machine.cr8 = devices["soft"]
+        machine.soft_exception = bool(soft)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"{path}: devices do not fit this machine ({type(error).__name__}: {error})") from None
     machine.hardware.restore_context(parts["cpu"])

@@ -75,11 +75,13 @@ class NestedPagingRun(KvmRun):
         wanted = self.nested is not None and self.nested.active and self.nested.intercepted(code)
         if code == svm.WRITE_CR0 + 3 and not wanted:
             return self._write_cr3()
-        hw, r = self.hardware, self.vcpu.record
         if code not in (svm.SWINT, svm.READ_CR0):
-            r.cr2 = signed(hw.cr2)
-            calls.guest_loaded(self.vm.handle, self.vcpu.index, self.vcpu.cr0, signed(hw.root))
+            self.read_back()
         return super().on_exit(code)
+
+    def read_back(self):
+        self.vcpu.record.cr2 = signed(self.hardware.cr2)
+        calls.guest_loaded(self.vm.handle, self.vcpu.index, self.vcpu.cr0, signed(self.hardware.root))
 
     def _write_cr3(self):
         """MOV to CR3 with PCIDs: real hardware does not exit here, so nobody hears of it."""
