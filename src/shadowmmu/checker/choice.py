@@ -11,6 +11,7 @@ seldom meet; in a walk that has few pages and much of one kind they do.  Nothing
 """
 
 from .. import state
+from ..mmu import dirty, memslots
 from ..state import core
 from . import area as areas
 from . import execute, ops
@@ -65,11 +66,32 @@ def draw_kind(work, kinds, total):
 
 
 @core
+def logged(vm, as_id, slot_id):
+    """1: the memslot has a dirty log; 0: it has none; -1: there is no such memslot."""
+    i = dirty.find_slot(vm, as_id, slot_id)
+    if i < 0:
+        return -1
+    return 1 if state.slot(vm, i).flags & memslots.LOG_DIRTY_PAGES else 0
+
+
+@core
 def possible(vm, area, alphabet, at):
     """False for operations that certainly do nothing in this state."""
     code = alphabet[at]
     if code == ops.HOST_FINISH:
         return areas.head(vm, area)[areas.HOST_CODE] != 0
+    if code == ops.SLOT_CREATE:
+        return dirty.find_slot(vm, alphabet[at + 6] & 1, alphabet[at + 2]) < 0
+    if code == ops.SLOT_DELETE:
+        return dirty.find_slot(vm, alphabet[at + 3], alphabet[at + 2]) >= 0
+    if code == ops.SLOT_MOVE:
+        return dirty.find_slot(vm, alphabet[at + 4], alphabet[at + 2]) >= 0
+    if code == ops.DIRTY_LOG:
+        return logged(vm, alphabet[at + 4], alphabet[at + 2]) == 1 - alphabet[at + 3]
+    if code == ops.DIRTY_READ:
+        return logged(vm, alphabet[at + 3], alphabet[at + 2]) == 1
+    if code == ops.DIRTY_CLEAR:
+        return logged(vm, alphabet[at + 5], alphabet[at + 2]) == 1
     if code >= ops.HOST_WRITE:
         return True
     v = alphabet[at + 1]
