@@ -156,8 +156,8 @@ def begun(m, v, small):
     """Accesses that stop at mmu_lock."""
     t, u, d = (page * PAGE for page in m.pages[:3])
     size = m.entry_bytes
-    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:6] if small else m.gvas)]
-    for gva, values in ((u, leaf_values(m)[0][:2 if small else 6]), (d, directory_values(m)[0][:3 if small else 6])):
+    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:4] if small else m.gvas)]
+    for gva, values in ((u, leaf_values(m)[0][:1 if small else 6]), (d, directory_values(m)[0][:1 if small else 6])):
         for value in values:
             out += [row(ops.STORE, v, gva, value, size, flags) for flags in ((BEGIN,) if small else (BEGIN, BEGIN | EMULATED))]
     if not small:
@@ -235,7 +235,8 @@ def alphabet(machine, vcpus, small=False):
             nested_alphabet.add(m, v, small, out)
         if vcpus > 1:
             out["enter"].append(row(ops.ENTER, v))
-        if not small:
+        # in the short list only where another vCPU can do something in between
+        if not small or vcpus > 1:
             out["begin"] += [] if m.nested else begun(m, v, small)
             out["finish"].append(row(ops.FINISH, v))
     out["host write"] = nested_alphabet.host_writes(m, small) if m.nested else host_writes(m, small)
