@@ -63,7 +63,7 @@ def stores(m, v, small):
                     out.append(row(ops.STORE, v, page * PAGE + i * size, value, size, flags))
     # a data page may be a page table at another place: values that are entries, and several
     for page in m.pages[3:5] if small else m.pages:
-        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA + 2), 0):
+        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA), 0):
             for flags in (0,) if small else (0, USER, BY_TLB):
                 out.append(row(ops.STORE, v, page * PAGE, value, size, flags))
     return out
@@ -221,23 +221,29 @@ def memory(small):
     return out + [row(ops.AGE, 0, DATA, 4)]
 
 
+def add(m, v, small, out):
+    """Add the rows of vCPU `v` to the lists of their kinds."""
+    for kind, rows in (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
+                       ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
+                       ("host registers", host_registers), ("nested", nested)):
+        out[kind] += rows(m, v, small)
+    out["modes"] += modes(v, small)
+
+
 def alphabet(machine, vcpus, small=False):
     """Kind -> list of rows.  small: the short list for exhaustive search."""
     m = machine
     out = {kind: [] for kind in m.weights}
     for v in range(vcpus):
-        for kind, rows in () if m.nested else (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
-                           ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
-                           ("host registers", host_registers), ("nested", nested)):
-            out[kind] += rows(m, v, small)
-        out["modes"] += [] if m.nested else modes(v, small)
         if m.nested:
             nested_alphabet.add(m, v, small, out)
+        else:
+            add(m, v, small, out)
         if vcpus > 1:
             out["enter"].append(row(ops.ENTER, v))
         # in the short list only where another vCPU can do something in between
         if not small or vcpus > 1:
-            out["begin"] += [] if m.nested else begun(m, v, small)
+            out["begin"] += (nested_alphabet.begun if m.nested else begun)(m, v, small)
             out["finish"].append(row(ops.FINISH, v))
     out["host write"] = nested_alphabet.host_writes(m, small) if m.nested else host_writes(m, small)
     out["slots"], out["dirty"] = slots(small), dirty(small)

@@ -11,16 +11,16 @@
 
 Each check notes the first failure in the area (`area.fail`); `FAILURES` says what the number means, what the architecture
 says, and what FAIL_A, FAIL_B, FAIL_C are.  Checks 1 to 3 rest once the host has written a guest page table behind the
-MMU's back: KVM does not see such writes (no tracking of userspace's own stores), and only promises that the host is safe.
+MMU's back, or while a shadowed table has two gfns: KVM does not see such writes, and only promises that the host is safe.
 The dirty log is complete when the host's operation on it has ended.
 """
 
 from .. import state
-from ..mmu import memslots
+from ..mmu import memslots, roles
 from ..oracle import nested, tlb, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, invariants, known, l2_paging, tlb_model
+from . import architecture, host_side, invariants, known, l2_paging, tlb_model
 from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
@@ -66,10 +66,29 @@ FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant
 
 
 @core
+def has_alias(vm):
+    """Has a guest page table that is shadowed a second gfn?  KVM tracks page tables by gfn: a store through another gfn of the
+    same memory is none of its business."""
+    for i in range(vm.n_pages):
+        sp = state.page(vm, i)
+        if not sp.in_use or not roles.has_gptes(sp.role):
+            continue
+        for k in range(vm.n_slots):
+            slot = state.slot(vm, k)
+            if slot.used and slot.as_id == roles.as_id(sp.role) and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages:
+                page = slot.hva + sp.gfn - slot.base_gfn
+                for other in range(vm.n_slots):
+                    s = state.slot(vm, other)
+                    if other != k and s.used and s.as_id == slot.as_id and s.hva <= page < s.hva + s.npages:
+                        return True
+    return False
+
+
+@core
 def excused(vm, area):
     """Do checks 1 to 3 rest?"""
     h = areas.head(vm, area)
-    return h[areas.TAINTED] != 0 or h[areas.UNTRACKED] != 0 and h[areas.ASIDE] & known.WRITE_WINDOW != 0
+    return h[areas.TAINTED] != 0 or h[areas.UNTRACKED] != 0 and h[areas.ASIDE] & known.WRITE_WINDOW != 0 or has_alias(vm)
 
 
 @core
@@ -172,7 +191,8 @@ def access_done(vm, area, v, gva, kind, frame):
     bit = architecture.access_bit(kind, vcpu.cpl, vcpu.ac)
     h = areas.head(vm, area)
     if l2_paging.active(vm, area, v):
-        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not excused(vm, area):
+        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not l2_paging.reached_before(vm, area, v, frame) \
+                and not excused(vm, area):
             areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, 0)
         return
     allowed = architecture.accesses_by_rows(vm, area, v, gva, frame)
@@ -207,7 +227,8 @@ def fault_delivered(vm, area, v, gva, kind):
 
 @core
 def nested_fault(vm, area, v, gva, kind, address, error):
-    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells the page.)"""
+    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells
+    the page.)"""
     if l2_paging.active(vm, area, v):
         permitted = l2_paging.may_exit(vm, area, v, gva, kind, address, error)
     else:
@@ -219,8 +240,25 @@ def nested_fault(vm, area, v, gva, kind, address, error):
 
 
 @core
+def untracked_marks(vm, area, v):
+    """With `walk-untracked` set aside: has the walk of an L2 that pages itself set bits in a shadowed table that are not A and
+    D of its
+    entries?"""
+    foreign = 0x60 << 32 if state.vcpu(vm, v).is_amd else 0x60 | 0x60 << 32
+    ram = state.words(vm, vm.ram)
+    snapshot = areas.common(vm, area, areas.SNAPSHOT)
+    for i in range(vm.n_ram << (vm.page_shift - 3)):
+        if (ram[i] ^ snapshot[i]) & foreign:
+            page = owner(vm, (i >> (vm.page_shift - 3)) + vm.ram_pfn)
+            if page >= 0:
+                host_side.taint(vm, area, page)
+
+
+@core
 def marks(vm, area, v, gva, kind):
     """Check 3."""
+    if l2_paging.active(vm, area, v) and areas.head(vm, area)[areas.ASIDE] & known.WALK_UNTRACKED:
+        untracked_marks(vm, area, v)
     word = architecture.marks_wrong(vm, area, v, kind)
     if word >= 0 and not excused(vm, area):
         areas.fail(vm, area, MARKS, v, gva, word, areas.common(vm, area, areas.SNAPSHOT)[word],

@@ -8,6 +8,7 @@
 """
 
 import ctypes
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
 from .nmi import Nmis
 from .profile import AMD
 from .stepper import InstructionStepper
+from .task_switch import HAS_ERROR, REASON_IRET, TaskSwitch
 
 U64 = (1 << 64) - 1
 PAUSE_TIME = 1000  # ns
@@ -46,7 +48,7 @@ IDLE = 0.25  # seconds that a halted guest waits for input before it looks at it
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
 APIC_TPR = 0x80
-RFLAGS_TF, RFLAGS_IF = 1 << 8, 1 << 9
+RFLAGS_TF, RFLAGS_IF, RFLAGS_NT = 1 << 8, 1 << 9, 1 << 14
 DB, BP, OF, UD, DF = 1, 3, 4, 6, 8
 CR4_DE = 1 << 3
 #: DR6: breakpoints 0..3, general detect, single step; what can be written (KVM's, without RTM); what reads as 1.
@@ -132,6 +134,7 @@ class KvmRun:
         else:
             self.hardware, self.stepper = beside.hardware, beside.stepper
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
+        self.tasks = TaskSwitch(self)
         self.msrs = dict(PLAIN_MSRS)
         if number:
             self.msrs[APIC_BASE] &= ~APIC_BOOT_PROCESSOR
@@ -449,9 +452,11 @@ class KvmRun:
         self.hardware.write_dr(6, self.hardware.dr[6] & ~DR6_TRAPS | DR6_BS)
         self._queue(DB)
 
-    def _tick(self):
-        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
-        passed = self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
+    def _tick(self, begun=0):
+        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time.
+
+        begun: instructions that are counted already but not finished."""
+        passed = self.hardware.instruction_count - begun + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
         if passed > 0:
             self.platform.advance(passed)
 
@@ -537,6 +542,11 @@ class KvmRun:
             sizes = {1: 0x10, 2: 0x20, 4: 0x40}
             info = io.port << 16 | sizes[io.size] | int(io.is_in) | int(io.string) << 2 | int(io.rep) << 3
             return info, hw.rip + self.hardware.io_length
+        if code == svm.TASK_SWITCH:
+            error = hw.interrupted_event.error_code
+            return hw.fault_address, 0 if error is None else HAS_ERROR | error
+        if code == svm.IRET and hw.rflags & RFLAGS_NT:
+            return 0, REASON_IRET
         if code == svm.MSR or svm.EXCEPTION <= code < svm.EXCEPTION + 32:
             return hw.error_code, 0
         if code < 0x20 and self.profile.decode_assists:
@@ -744,6 +754,16 @@ class KvmRun:
             return self.nested.read_msr(index)
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
+    def _time_stamp(self):
+        """RDTSC and RDTSCP of a guest that single-steps; all others are answered in compiled code."""
+        hw, now = self.hardware, self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET]
+        instruction = self.emulator.peek()[2]
+        self._pass_time(quick.TIME_STAMP_TIME)
+        hw.gpr[0], hw.gpr[2] = now & 0xFFFFFFFF, now >> 32
+        if instruction.mnemonic == "rdtscp":
+            hw.gpr[1] = self.msrs[TSC_AUX] & 0xFFFFFFFF
+        return self._skip(instruction.size)
+
     def _cpuid(self):
         hw = self.hardware
         leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
@@ -855,6 +875,13 @@ class KvmRun:
     def _kick(self):
         return True
 
+    def _iret(self):
+        """IRET of a nested task, or one that ends the mask of NMIs."""
+        if not self.tasks.used or not self.hardware.rflags & RFLAGS_NT:
+            return self.nmis.iret()
+        self.hardware.nmi_masked = False
+        return self.tasks.iret()
+
     def _pause(self):
         """kvm_vcpu_on_spin: another vCPU runs.  It takes as long as an exit, so that who waits for a time comes to it."""
         self._skip()
@@ -871,11 +898,12 @@ class KvmRun:
         self.vcpu.record.stat[counters.HYPERCALLS] += 1
         return self._skip(3)
 
-    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
-                 svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
-                 svm.VMMCALL: _hypercall, svm.PAUSE: _pause, svm.IRET: lambda self: self.nmis.iret(),
-                 svm.TASK_SWITCH: lambda self: self.end("internal error", "hardware task switches are not supported; "
-                                                         f"RIP {self.hardware.rip:#x}")}
+    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp,
+                 svm.IOIO: _io, svm.HLT: _halt, svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
+                 svm.VMMCALL: _hypercall, svm.PAUSE: _pause, svm.IRET: _iret,
+                 svm.TASK_SWITCH: lambda self: self.tasks.through_gate(),
+                 svm.ROOT_CHANGED: lambda self: self.end("internal error", "a hardware task switch by JMP or CALL is not "
+                                                          f"supported; RIP {self.hardware.rip:#x}")}
 
     #: SVM instructions of a guest that may use them.
     _NESTED = {svm.VMRUN: NestedSvm.vmrun, svm.VMLOAD: NestedSvm.vmload, svm.VMSAVE: NestedSvm.vmsave,
@@ -885,9 +913,11 @@ class KvmRun:
     # -- userspace's side of emulated accesses
 
     def mmio_read(self, gpa, size):
+        self._tick()
         return self.platform.mmio_read(gpa, size)
 
     def mmio_write(self, gpa, size, value):
+        self._tick()
         self.platform.mmio_write(gpa, size, value)
 
     def port_read(self, port, size):
@@ -955,13 +985,9 @@ class KvmRun:
             self.go_on()
         return self.finish()
 
-    def begin(self):
-        """The time limit counts from here."""
-        self._started = time.monotonic()
-
     def start(self):
         """The first entry; False when the guest cannot be entered."""
-        self.begin()
+        self.start_clock()
         return self.enter()
 
     def budget(self, most, until=None):
@@ -973,15 +999,36 @@ class KvmRun:
         wait = self.platform.next_event()
         return most if wait is None else max(1, min(most, wait))
 
+    def before_run(self):
+        """Exits at IRET, which a run needs or not."""
+        self.tasks.watch_iret()
+        if self.nmis.waiting():
+            self.nmis.wait()
+
     def after_run(self):
         """The hardware has come back: console and clock."""
         self._serial_output()
         self._input(0)
         self._tick()
 
+    def start_clock(self):
+        """From now on `timeout` counts.  A guest that only faults never comes by Python: a thread fetches it."""
+        self._started = time.monotonic()
+        if self.timeout is not None and self.beside is None:
+            self._alarm = threading.Timer(self.timeout, self.hardware.kick)
+            self._alarm.daemon = True
+            self._alarm.start()
+
+    _alarm = None
+
+    def cancel_alarm(self):
+        """No time limit any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
     def start_restored(self):
         """Into guest mode with the state of a snapshot, which lies between two instructions: no entry, no event."""
-        self._started = time.monotonic()
+        self.start_clock()
         self._load_hardware()
         self._show_serial()
 
@@ -1002,6 +1049,7 @@ class KvmRun:
                     self.snapshot_at = None
                     self.on_snapshot(self)
                 slice_ = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
+                self.before_run()
                 reason = self.hardware.run(self.on_exit, max_instructions=self.budget(slice_, until))
                 self.after_run()
                 if self.report is None and reason != "handler":
@@ -1009,8 +1057,6 @@ class KvmRun:
                         break
                     if self.platform.pending_interrupt() is not None or self.nmis.deliverable():
                         self.hardware.kick()
-                    elif self.nmis.waiting():
-                        self.nmis.wait()
                 if reason == "stop":
                     break
         except KeyboardInterrupt:
@@ -1023,6 +1069,8 @@ class KvmRun:
     def finish(self, others=()):
         """The report of a run that has ended; others: runs of further vCPUs, whose exits count too."""
         report, runs = self.report, (self, *others)
+        for run in runs:
+            run.cancel_alarm()
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
         for run in runs:

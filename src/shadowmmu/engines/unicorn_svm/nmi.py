@@ -57,7 +57,9 @@ class Nmis:
         self._at_iret = False
 
     def iret(self):
-        """The exit at IRET, which is still to be executed."""
-        self.run.hardware.intercept(svm.IRET, False)
+        """The exit at IRET: let the CPU do it, and look again behind it."""
+        hw = self.run.hardware
+        hw.intercept(svm.IRET, False)
+        hw.limit_run(hw.instruction_count + 1)
         self._at_iret = True
         return True

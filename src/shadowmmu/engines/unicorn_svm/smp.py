@@ -172,8 +172,7 @@ class SmpRun:
             ready = not self._kicked(number) or run.on_exit(svm.INTR)
         self._inside[number] = False
         if ready:
-            if run.nmis.waiting():
-                run.nmis.wait()
+            run.before_run()
             reason = self.hardware.run(run.on_exit, max_instructions=run.budget(self.quantum))
             self._inside[number] = reason == "budget"
         run.after_run()
@@ -182,7 +181,7 @@ class SmpRun:
     def run(self):
         """Run to the end: a RunReport."""
         for run in self.runs:
-            run.begin()
+            run.start_clock()
         number = 0
         try:
             while self.report is None:
