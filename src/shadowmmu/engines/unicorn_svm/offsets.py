@@ -327,7 +327,8 @@ def find_page_walker(state: EngineState):
     """Host address of the word through which the engine calls its page walker (CPUClass.tlb_fill).
 
     The class object lies inside the CPU object, which has a pointer to it.  It holds the walker's address twice, in the
-    word that is called and in the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is exactly one such pair.
+    word that is called and in the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is
+    exactly one such pair.
     """
     walker = state.functions["x86_cpu_tlb_fill"].to_bytes(8, "little")
     start = ctypes.c_uint64.from_address(state.cpu + CPU_CLASS).value
