@@ -57,7 +57,16 @@ def test_start_up_ipi_nmi_and_shorthand(mmu):
     out = run(IPIS, mmu=mmu)
     # APIC ID 0, two IPIs (one to APIC 1, one to all but self), one NMI
     assert out.report.exit_code == 3
-    assert out.report.exits["HLT"] >= 2 and out.report.exits["PAUSE"] >= 3
+    assert out.report.exits["HLT"] >= 2 and out.report.exits["PAUSE"] >= 1
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+def test_who_spins_for_an_answer_does_not_spin_for_its_whole_turn(mmu):
+    """Three answers without PAUSE, turns of a million."""
+    send = c.SEND.replace(b"\xf3\x90", b"\x90\x90")
+    image = machine_code(c.START_OTHER + send, handlers=((IPI, (0xB100, c.HANDLER_IPI)), (NMI, (0xB200, c.HANDLER_NMI))))
+    out = run(image, mmu=mmu, quantum=1_000_000)
+    assert out.report.exit_code == 3 and out.report.instructions < 10_000
 
 
 def test_a_run_repeats_exactly():

@@ -44,6 +44,7 @@ from .task_switch import HAS_ERROR, REASON_IRET, TaskSwitch
 
 U64 = (1 << 64) - 1
 PAUSE_TIME = 1000  # ns
+IPI_TIME = 1000  # instructions until the CPU that an IPI is for has its turn
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
@@ -491,8 +492,12 @@ class KvmRun:
         wait = self.platform.next_event()
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
-        if not self.alone and self.platform.has_signal(self.vcpu.index):
-            return False
+        if not self.alone:
+            if self.platform.has_signal(self.vcpu.index):
+                return False
+            if self.platform.sent_message(self.vcpu.index):
+                # who spins for the answer does not spin for the rest of its turn
+                self.hardware.limit_run(self.hardware.instruction_count + IPI_TIME)
         return self.enter()
 
     #: No other vCPU takes turns with this one (`smp`).
@@ -804,8 +809,8 @@ class KvmRun:
         if not self._skip(1):
             return False
         if not self.alone:
-            self.halted = True
-            return False
+            self.halted = not self.wakes()
+            return not self.halted
         while not self.wakes():
             if not self.hardware.rflags & RFLAGS_IF:
                 return self.end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")
