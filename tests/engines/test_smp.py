@@ -57,7 +57,7 @@ def test_start_up_ipi_nmi_and_shorthand(mmu):
     out = run(IPIS, mmu=mmu)
     # APIC ID 0, two IPIs (one to APIC 1, one to all but self), one NMI
     assert out.report.exit_code == 3
-    assert out.report.exits["HLT"] >= 2 and out.report.exits["PAUSE"] >= 1
+    assert out.report.exits["HLT"] >= 2
 
 
 @pytest.mark.parametrize("mmu", MMUS)
@@ -94,7 +94,8 @@ def shootdown(*middle):
 @pytest.mark.parametrize("quantum", [300, 100_000])
 @pytest.mark.parametrize("mmu", MMUS)
 def test_after_a_shootdown_nobody_reads_the_old_frame(mmu, quantum):
-    assert run(shootdown(c.SEND_SHOOTDOWN), mmu=mmu, quantum=quantum).report.exit_code == NEW
+    out = run(shootdown(c.SEND_SHOOTDOWN), mmu=mmu, quantum=quantum)
+    assert out.report.exit_code == NEW and out.report.exits["PAUSE"] > 0
 
 
 @pytest.mark.parametrize("mmu", ["shadow", "none"])
