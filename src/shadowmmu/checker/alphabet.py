@@ -63,7 +63,7 @@ def stores(m, v, small):
                     out.append(row(ops.STORE, v, page * PAGE + i * size, value, size, flags))
     # a data page may be a page table at another place: values that are entries, and several
     for page in m.pages[3:5] if small else m.pages:
-        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA + 2), 0):
+        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA), 0):
             for flags in (0,) if small else (0, USER, BY_TLB):
                 out.append(row(ops.STORE, v, page * PAGE, value, size, flags))
     return out

@@ -78,6 +78,7 @@ def vmrun(vm, area, v, ncr3, asid, flush):
         leave(vm, area, v)
         return
     host_side.look_at_host(vm, area)
+    h[areas.KEPT] = 1
     cpu[walker.TAG] = asid
     architecture.nested_event(vm, area, v, FLUSHES[flush & 3], asid, 0)
     architecture.take_registers(vm, area, v)
@@ -102,6 +103,7 @@ def ept_entry(vm, area, v, eptp, vpid):
         areas.fail(vm, area, verify.DEAD, v, 0, -1, 0, 0)
         return
     host_side.look_at_host(vm, area)
+    h[areas.KEPT] = 1
     transition_without_vpid(vm, area, v, vpid)
     architecture.take_registers(vm, area, v)
     if h[areas.L2_CR0]:

@@ -218,7 +218,8 @@ def museum(
     if small_states:
         _finish(claims.main, as_json=json)
     elif score:
-        _finish(command.score, [i.strip() for i in (only or "").split(",") if i.strip()], seconds=seconds, as_json=json, fresh=fresh, save=save)
+        ids = [id.strip() for id in (only or "").split(",") if id.strip()]
+        _finish(command.score, ids, seconds=seconds, as_json=json, fresh=fresh, save=save)
     elif role_audit:
         _finish(audit.main, seconds=seconds, as_json=json)
     elif exhibit:
