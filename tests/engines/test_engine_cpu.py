@@ -102,6 +102,14 @@ def test_segments_nulled_on_the_way_to_user_mode_lose_their_base():
     assert plain["gs"] == 0 and plain.uc.msr_read(0xC0000101) == 0
 
 
+def test_data_breakpoints_do_not_exist():
+    """Real: #DB after the store.  `debug`: hw watchpoint."""
+    # dr0 = DATA; dr7: G0, write, 4 bytes; mov [DATA], eax; dr7 of an execution breakpoint would work
+    at = struct.pack("<I", DATA).hex()
+    plain = Plain(bytes.fromhex(f"b8{at} 0f23c0 b802040d00 0f23f8 890425{at} 90"))
+    assert plain.exceptions == [] and plain["dr7"] == 0xD0402
+
+
 def test_pushf_shows_rf():
     """Real: PUSHF stores RF as 0 (SDM volume 2).  `realmode`: rflags.rf."""
     frame = "".join(f"68{struct.pack('<I', value).hex()}" for value in (KERNEL_DATA, STACK, 1 << 16 | 2, KERNEL_CODE, USER))

@@ -17,6 +17,7 @@ def test_equal_to_the_end():
     out = lockstep.Lockstep(session.load(IMAGE, WORDS, memory_size=32 << 20), IMAGE, every=250_000, timeout=100).run()
     assert out.reason == "equal", lockstep.table(out)
     assert out.instructions > 1_000_000 and out.checkpoints > 1000
+    assert out.symbol and not out.symbol.startswith("0x")
     assert out.ends == ("the guest ended with code 0",) * 2
 
 

@@ -18,6 +18,8 @@ Statements, separated by `;`:
     efer -nx            of L1, for the next VMRUN
 """
 
+from litmus import words
+
 from shadowmmu.oracle import ept
 from shadowmmu.oracle import nested as on
 from shadowmmu.oracle import tlb as ot
@@ -37,15 +39,19 @@ FRAMES, ROWS = 64, 200
 MISCONFIGURED = 1 << 16
 
 
+def zeros(n):
+    return words([0] * n)
+
+
 class NestedWorld:
     def __init__(self, vendor="amd"):
         self.ept = vendor == "intel"
-        self.words = [0] * (4 * FRAMES)
-        self.memory = ow.Memory(self.words, [ow.ram_frame(i, 0) for i in range(FRAMES)], FRAMES, 5, 2)
-        self.cpu, self.host = [0] * ow.CPU_WORDS, [0] * ow.CPU_WORDS
-        self.out, self.inner, self.work = [0] * ow.OUT_WORDS, [0] * ow.OUT_WORDS, [0] * on.WORK_WORDS
-        self.physical, self.combined = [0] * ot.words_for(ROWS), [0] * ot.words_for(ROWS)
-        self.outcomes = [0] * 1000
+        self.words = zeros(4 * FRAMES)
+        self.memory = ow.Memory(self.words, words([i << 1 for i in range(FRAMES)]), FRAMES, 5, 2)
+        self.cpu, self.host = zeros(ow.CPU_WORDS), zeros(ow.CPU_WORDS)
+        self.out, self.inner, self.work = zeros(ow.OUT_WORDS), zeros(ow.OUT_WORDS), zeros(on.WORK_WORDS)
+        self.physical, self.combined = zeros(ot.words_for(ROWS)), zeros(ot.words_for(ROWS))
+        self.outcomes = zeros(1000)
         for rows in (self.physical, self.combined):
             ot.clear(rows, ROWS)
         for table in (self.cpu, self.host):
@@ -82,7 +88,7 @@ class NestedWorld:
         if nested and self.ept and flags and (level == 1 or "l" in flags):
             entry |= int(memory_type or 6) << 3
         page = NGPA[name] if nested else NGVA[name]
-        self.words[GFN[table] * 4 + (page >> 2 * (level - 1) & 3)] = entry - (1 << 64) if entry >> 63 else entry
+        self.words[GFN[table] * 4 + (page >> 2 * (level - 1) & 3)] = (entry + (1 << 63)) % (1 << 64) - (1 << 63)
 
     def learn(self):
         if self.running:
@@ -162,15 +168,16 @@ class NestedWorld:
             raise ValueError(f"unknown statement {statement!r}")
 
     def ask(self, question):
-        """Permitted outcomes of "read a": gfn; pf<error> for the guest; npf:<page>:<error> (table: npt:), ev:<page>:<qualification>
+        """Permitted outcomes of "read a": gfn; pf<error> for the guest; npf:<page>:<error> (table: npt:),
+        ev:<page>:<qualification>
         (et:), mis:<page>."""
         kind, page = question.split()
         gva = (NGVA[page] if page in NGVA else NGPA[page]) << 5
         on.permitted(*self.tables(), gva, KINDS[kind], self.out, self.inner, self.work, self.outcomes)
         names = {number: name for name, number in NGPA.items()}
         found = set()
-        for i in range(self.outcomes[0]):
-            what, value = self.outcomes[1 + 2 * i], self.outcomes[2 + 2 * i]
+        for i in range(int(self.outcomes[0])):
+            what, value = int(self.outcomes[1 + 2 * i]), int(self.outcomes[2 + 2 * i])
             if what == ow.TRANSLATED:
                 found.add(str(value))
             elif what == ow.DENIED:

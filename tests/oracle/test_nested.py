@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a CPU with nested paging may answer after a short program: cases derived by hand from the manuals.
 
-Each row gives the exact set of permitted outcomes, so it judges both ways.  The language is that of `nested_litmus`; at the start the
+Each row gives the exact set of permitted outcomes, so it judges both ways.  The language is that of `nested_litmus`; at the
+start the
 guest runs on N, ASID or VPID 1, EPT with A and D bits.  SDM vol. 3 (29 is 28 before 2022), APM vol. 2.
 """
 
@@ -40,11 +41,13 @@ AMD = (
      "read a", "npt:g1:7"),
     ("APM 15.25.5", "a no-execute page may hold tables", "N1t.g1 = 23 pwuadn; exit; vmrun N 1 asid", "fetch a", "30"),
     ("APM 15.25.6", "a guest's table is not there", "N1t.g2 = 0; exit; vmrun N 1 asid", "read a", "npt:g2:6"),
-    ("APM 15.25", "D = 0 in the nested leaf: a write walks to the new page", "N1.x = 30 pwua; exit; vmrun N 1 asid; N1.x = 40 pwua",
+    ("APM 15.25", "D = 0 in the nested leaf: a write walks to the new page",
+     "N1.x = 30 pwua; exit; vmrun N 1 asid; N1.x = 40 pwua",
      "write a", "40"),
     ("APM 15.25", "a read may use it", "N1.x = 30 pwua; exit; vmrun N 1 asid; N1.x = 40 pwua", "read a", "30 40"),
     ("APM 15.25", "A = 0 was not cached", "N1.x = 30 pwud; exit; vmrun N 1 asid; N1.x = 40 pwuad", "read a", "40"),
-    ("APM 5.5.2", "rights added: AMD looks into the tables", "N1.x = 30 puad; exit; vmrun N 1 asid; N1.x = 30 pwuad", "write a", "30"),
+    ("APM 5.5.2", "rights added: AMD looks into the tables", "N1.x = 30 puad; exit; vmrun N 1 asid; N1.x = 30 pwuad",
+     "write a", "30"),
     ("APM 15.25", "a guest without paging: the same tables", "exit; paging; N1.x = 40 pwuad; vmrun N 1 none", "read x", "30 40"),
 
     # -- the guest's half
@@ -59,7 +62,8 @@ AMD = (
      "30 40"),
     ("APM 15.25", "the table behind a guest's table moves: both are walked", "N1t.g1 = 24 pwuad", "read a", "30 32"),
     ("APM 15.25", "flushed: only the new one", "N1t.g1 = 24 pwuad; exit; vmrun N 1 asid", "read a", "32"),
-    ("APM 15.16.1", "TLB_CONTROL 0: the guest's old translation stays", "G1.a = y pwuad; exit; vmrun N 1 none", "read a", "30 31"),
+    ("APM 15.16.1", "TLB_CONTROL 0: the guest's old translation stays", "G1.a = y pwuad; exit; vmrun N 1 none", "read a",
+     "30 31"),
     ("APM 15.16.1", "TLB_CONTROL 3 takes it", "G1.a = y pwuad; exit; vmrun N 1 asid", "read a", "31"),
     ("APM 15.16", "guest's partial walk", "G2.a = h pwua", "read a", "30 31"),
     ("APM 5.5.1", "guest's global translation stays over MOV CR3", "cr4 +pge; G1.a = x pwuadg; G1.a = y pwuad; cr3",
@@ -78,7 +82,8 @@ INTEL = (
     ("29.4.3.1", "VM entries and exits without VPID leave guest-physical mappings",
      "N1.x = 40 rwxad; exit; entry N 0 ad; exit; entry N 0 ad", "read a", "30 40"),
     ("29.4.2", "another EPTP has mappings of its own", "exit; entry M 1 ad", "read a", "50"),
-    ("29.4.2", "and the first ones are there again", "N1.x = 40 rwxad; exit; entry M 1 ad; exit; entry N 1 ad", "read a", "30 40"),
+    ("29.4.2", "and the first ones are there again", "N1.x = 40 rwxad; exit; entry M 1 ad; exit; entry N 1 ad", "read a",
+     "30 40"),
     ("29.4.2", "EP4TA does not tell A/D apart", "N1.x = 40 rwxad; exit; entry N 1", "read a", "30 40"),
     ("29.4.3.1", "INVVPID leaves guest-physical mappings", "N1.x = 40 rwxad; exit; invvpid 1; entry N 1 ad", "read a", "30 40"),
     ("29.4.3.1", "INVVPID takes the guest's half", "G1.a = y pwuad; exit; invvpid 1; entry N 1 ad", "read a", "31"),
@@ -102,7 +107,8 @@ INTEL = (
     ("29.3.3.2", "fetch", "N1.x = 30 rwad; exit; invept N; entry N 1 ad", "fetch a", "ev:x:28"),
     ("29.3.3.2", "execute-only: fetches pass", "N1.x = 30 xad; exit; invept N; entry N 1 ad", "fetch a", "30"),
     ("29.3.3.2", "execute-only: reads do not", "N1.x = 30 xad; exit; invept N; entry N 1 ad", "read a", "ev:x:33"),
-    ("29.3.3.1", "execute-only without the capability", "N1.x = 30 xad; exit; invept N; execute-only; entry N 1 ad", "fetch a", "mis:x"),
+    ("29.3.3.1", "execute-only without the capability", "N1.x = 30 xad; exit; invept N; execute-only; entry N 1 ad",
+     "fetch a", "mis:x"),
     ("29.3.3.1", "write without read", "N1.x = 30 wad; exit; invept N; entry N 1 ad", "read a", "mis:x"),
     ("29.3.3.1", "memory type 2", "N1.x = 30 rwxadt2; exit; invept N; entry N 1 ad", "read a", "mis:x"),
     ("29.3.3.1", "memory type 0 is good", "N1.x = 30 rwxadt0; exit; invept N; entry N 1 ad", "read a", "30"),
@@ -114,12 +120,15 @@ INTEL = (
     ("29.3.3.2", "read, without them", "N1t.g1 = 23 r; exit; invept N; entry N 1", "read a", "30"),
     ("29.3.3.2", "setting the guest's A is a write", "N1t.g1 = 23 r; G1.a = x pwud; exit; invept N; entry N 1", "read a",
      "et:g1:10 et:g1:11"),
-    ("29.3.3.2", "setting the guest's D is a write", "N1t.g1 = 23 r; G1.a = x pwua; exit; invvpid 1; invept N; entry N 1", "write a",
+    ("29.3.3.2", "setting the guest's D is a write", "N1t.g1 = 23 r; G1.a = x pwua; exit; invvpid 1; invept N; entry N 1",
+     "write a",
      "et:g1:10 et:g1:11"),
-    ("29.3.5", "A = 0 is not cached, with A and D bits", "N1.x = 30 rwxd; exit; invept N; entry N 1 ad; N1.x = 40 rwxad", "read a", "40"),
+    ("29.3.5", "A = 0 is not cached, with A and D bits", "N1.x = 30 rwxd; exit; invept N; entry N 1 ad; N1.x = 40 rwxad",
+     "read a", "40"),
     ("29.3.5", "without them it is", "N1.x = 30 rwx; exit; invept N; entry N 1; N1.x = 40 rwx", "read a", "30 40"),
     ("29.3.5", "D = 0: a write walks", "N1.x = 30 rwxa; exit; invept N; entry N 1 ad; N1.x = 40 rwxa", "write a", "40"),
-    ("29.3.5", "without A and D bits nothing is waited for", "N1.x = 30 rwx; exit; invept N; entry N 1; N1.x = 40 rwx", "write a", "30 40"),
+    ("29.3.5", "without A and D bits nothing is waited for", "N1.x = 30 rwx; exit; invept N; entry N 1; N1.x = 40 rwx",
+     "write a", "30 40"),
 )
 
 CASES = [pytest.param(*case, vendor, id=f"{vendor}_{case[1]}".replace(" ", "_"))

@@ -221,23 +221,29 @@ def memory(small):
     return out + [row(ops.AGE, 0, DATA, 4)]
 
 
+def add(m, v, small, out):
+    """Add the rows of vCPU `v` to the lists of their kinds."""
+    for kind, rows in (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
+                       ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
+                       ("host registers", host_registers), ("nested", nested)):
+        out[kind] += rows(m, v, small)
+    out["modes"] += modes(v, small)
+
+
 def alphabet(machine, vcpus, small=False):
     """Kind -> list of rows.  small: the short list for exhaustive search."""
     m = machine
     out = {kind: [] for kind in m.weights}
     for v in range(vcpus):
-        for kind, rows in () if m.nested else (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
-                           ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
-                           ("host registers", host_registers), ("nested", nested)):
-            out[kind] += rows(m, v, small)
-        out["modes"] += [] if m.nested else modes(v, small)
         if m.nested:
             nested_alphabet.add(m, v, small, out)
+        else:
+            add(m, v, small, out)
         if vcpus > 1:
             out["enter"].append(row(ops.ENTER, v))
         # in the short list only where another vCPU can do something in between
         if not small or vcpus > 1:
-            out["begin"] += [] if m.nested else begun(m, v, small)
+            out["begin"] += (nested_alphabet.begun if m.nested else begun)(m, v, small)
             out["finish"].append(row(ops.FINISH, v))
     out["host write"] = nested_alphabet.host_writes(m, small) if m.nested else host_writes(m, small)
     out["slots"], out["dirty"] = slots(small), dirty(small)

@@ -381,18 +381,44 @@ def settle(vm, area):
     for v in range(vm.n_vcpus):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
+        if h[areas.ASIDE] & known.EPT_SHARED and state.rules(vm).tdp_enabled and not state.vcpu(vm, v).is_amd:
+            learn_cached_eptps(vm, area, v)
         paged = l2_paging.active(vm, area, v)
         if stale or changed & own[0] or changed and paged:
             if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v, -1 if stale else changed)
-            if h[areas.ASIDE] & known.EPT_SHARED and cpu_of(vm, area, v)[walker.FORMAT] == walker.EPT_TABLES:
-                share_rows(vm, area, v)
             if paged:
                 l2_paging.learn(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
     h[areas.RIGHTS] = 0
+
+
+@core
+def learn_cached_eptps(vm, area, v):
+    """With `ept-shared` set aside: the CPU may fill its TLB for every EPTP that KVM has a root for, whoever runs."""
+    vcpu = state.vcpu(vm, v)
+    cpu = cpu_of(vm, area, v)
+    ctx = state.context(vm, 3 * v + 1)
+    h = areas.head(vm, area)
+    tag = cpu[walker.TAG] + 0
+    for i in range(-1, 3):
+        hpa = ctx.root_hpa if i < 0 else ctx.prev_hpa[i]
+        if hpa == -1:
+            continue
+        nested.ept_host(cpu, ctx.root_pgd if i < 0 else ctx.prev_pgd[i], vm.level_bits)
+        previous = -1
+        for k in range(h[areas.N_GVAS]):
+            gva = h[areas.GVAS + k] + 0
+            tlb.learn_next(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, previous,
+                           areas.common(vm, area, areas.OUT))
+            previous = gva
+    cpu[walker.TAG] = tag
+    take_nested_tables(vm, cpu, vcpu)
+    share_rows(vm, area, v)
+    if permitted_of(vm, area, v)[tlb.OVERFLOW]:
+        h[areas.FULL] = 1
 
 
 @core
@@ -625,7 +651,8 @@ def walk_before(vm, area, v, gva, kind):
     out = areas.common(vm, area, areas.BEFORE)
     out[walker.STATUS] = walker.TRANSLATED
     if l2_paging.active(vm, area, v):
-        # see l2_paging.MARKS
+        # (what it may mark: l2_paging.MARKS)
+        l2_paging.remember(vm, area, v, gva, kind)
         return
     if walker.walk(memory_of(vm, area, v), cpu, gva, out) == walker.TRANSLATED:
         if walker.judge(cpu, kind, out[walker.WRITE], out[walker.USER], out[walker.NO_EXECUTE], out[walker.KEY]):

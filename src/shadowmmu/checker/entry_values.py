@@ -10,6 +10,7 @@ from .places import (
     EPT_TABLE,
     EXECUTE,
     FULL,
+    KEY_1,
     MMIO,
     PD,
     PD_B,
@@ -79,8 +80,9 @@ def ept_leaf_values():
               entry(MMIO, EPT_LEAF), entry(T, EPT_LEAF), entry(PD, EPT_LEAF)]
     more = [entry(DATA, EXECUTE | WRITE_BACK | a | d), entry(DATA, READ | WRITE_BACK | a | d), entry(DATA, EPT_LEAF & ~EXECUTE),
             entry(DATA, EPT_LEAF & ~d), entry(DATA, EPT_LEAF & ~(a | d)), entry(DATA + 1, EPT_LEAF & ~READ),
-            entry(DATA, WRITE | WRITE_BACK), entry(DATA, RWX | 2 << 3), entry(DATA, RWX), entry(12, EPT_LEAF), entry(15, EPT_LEAF),
-            entry(13, EPT_LEAF & ~WRITE), entry(ROOT_A, EPT_LEAF), entry(PDPT, EPT_LEAF), entry(U_TABLE, EPT_LEAF & ~WRITE),
+            entry(DATA, WRITE | WRITE_BACK), entry(DATA, RWX | 2 << 3), entry(DATA, RWX), entry(12, EPT_LEAF),
+            entry(15, EPT_LEAF), entry(13, EPT_LEAF & ~WRITE), entry(ROOT_A, EPT_LEAF), entry(PDPT, EPT_LEAF),
+            entry(U_TABLE, EPT_LEAF & ~WRITE),
             entry(DATA, EPT_LEAF | ABOVE_40), entry(T, EPT_LEAF & ~(WRITE | EXECUTE))]
     return values, more
 
@@ -105,4 +107,7 @@ def of_nested(m):
     """Leaf, directory and upper values of a machine with nested paging."""
     if m.nested == "ept":
         return ept_leaf_values(), ept_directory_values(), ept_upper_values()
-    return leaf_values(m), directory_values(m), upper_values(m)
+    values, more = leaf_values(m)
+    if m.entry_bytes == 8 and m.efer & EFER_LMA:
+        more = [*more, entry(DATA, FULL | KEY_1)]
+    return (values, more), directory_values(m), upper_values(m)

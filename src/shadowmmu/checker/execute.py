@@ -52,7 +52,6 @@ def come_in(vm, area, v):
 def dead(vm, area, v, result):
     """The vCPU cannot run.  KVM may refuse for want of shadow pages (-ENOSPC) or when the root has no memory."""
     no_pages = result == roots.ENOSPC or result == operations.DEAD and reclaim.available(vm) == 0
-    vcpu = state.vcpu(vm, v)
     h = areas.head(vm, area)
     root = (architecture.root_of(vm, area, v) & FRAME_MASK) >> 12
     if no_pages or architecture.frame_behind(vm, area, v, root) == areas.NO_SLOT:

@@ -43,7 +43,7 @@ from ..x86.bits import (
     NX,
 )
 from . import area as areas
-from . import known, nested_tables
+from . import known, nested_tables, places
 from .places import (
     DATA,
     FULL,
@@ -180,7 +180,8 @@ class Machine:
 
     def config(self, vcpus):
         return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus,
-                      memory_pages=MEMORY_PAGES + (L1_PAGES if self.nested else 0), spare_pages=SPARE_PAGES, shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
+                      memory_pages=MEMORY_PAGES + (L1_PAGES if self.nested else 0), spare_pages=SPARE_PAGES,
+                      shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
                       descs=3 * self.quota, hash_buckets=4, events=1, host_level=self.host_level)
 
 
@@ -225,11 +226,15 @@ MACHINES = {m.name: m for m in (
             _PAGES, edits=PDPT, more=_NESTED_PAGING, nested="npt", tdp_level=5),
     Machine("ept", "nested paging: a VMX hypervisor with EPT", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,), True,
             edits=PDPT, more=_NESTED_PAGING, nested="ept"),
+    Machine("npt-pae-5", "nested paging: a PAE SVM hypervisor on a host with five levels", 8, _CR0, L1_TABLES << 12, CR4_PAE,
+            EFER_NX, _PAGES, more=(*_NESTED_PAGING, ("upper", 0)), nested="npt", tdp_level=5),
+    Machine("ept-5", "nested paging: a VMX hypervisor with EPT of four and five levels", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
+            _PAGES, (0,), True, edits=PDPT, more=_NESTED_PAGING, nested="ept", tdp_level=5, nested_levels=5),
     Machine("npt-l2", "nested paging: a 64-bit SVM hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
             _PAGES, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="npt", l2_paging=True,
             quota=30, least_quota=16),
-    Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,),
-            True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
+    Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
+            (0,), True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
             quota=30, least_quota=16),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
@@ -260,6 +265,8 @@ def build(machine, rules, vcpus):
         # PSE-36 bits would overlap the frame numbers of such small tables
         cpu.record.has_pse36 = 0
         cpu.record.tdp_level = machine.tdp_level
+        # what nested tables have in bits 62:59 is nobody's protection key
+        cpu.record.pkru = places.KEY_1_DENIED if machine.nested else 0
         cpu.set_cpuid(pcid=True)
         cpu.set_sregs(cr0=machine.cr0, cr3=machine.cr3, cr4=machine.cr4, efer=machine.efer, cs_l=0)
     vm.set_nr_mmu_pages(machine.quota)
@@ -302,6 +309,8 @@ class Arena:
             interpreted.rules(self.view(0)).pae_root_unseen = 1
         if aside & known.ALIAS_RMAP:
             interpreted.rules(self.view(0)).set_spte_looks_at_gfn = 1
+        if aside & known.NESTED_ROOT:
+            interpreted.rules(self.view(0)).nested_roots_survive = 1
         if machine.l2_paging:
             table[areas.L2_CR0], table[areas.L2_CR3], table[areas.L2_CR4] = nested_tables.L2_REGISTERS
         table[areas.N_GVAS] = len(machine.pages)

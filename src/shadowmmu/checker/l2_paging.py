@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""L2 with paging of its own on nested tables: what the oracle permits for its linear addresses, and what the hardware's TLB has of them.
+"""L2 with paging of its own on nested tables: what the oracle permits for its linear addresses, and what the hardware's TLB has
+of them.
 
     cpu2       L2's registers, for the oracle                 | behind the vCPUs' blocks, on machines with L2 paging only:
     combined   rows of oracle.nested: linear -> physical      | areas.EXTRA
     linear     the hardware's rows: address | what it permits | filled by accesses, emptied by flushes
 
-The tables of L2 are nobody's shadow: the hardware walks them.  What KVM owes here are the flushes of what it does in L2's place (an
+The tables of L2 are nobody's shadow: the hardware walks them.  What KVM owes here are the flushes of what it does in L2's place
+(an
 INVLPG that it emulates, a CR4 that it loads), and right walks where its emulator needs them.
 """
 
@@ -14,16 +16,30 @@ from ..oracle import nested, tlb, walker
 from ..oracle.ept import ACCESSED as EPT_ACCESSED
 from ..state import core
 from ..vm import two_dimensional
-from ..x86.bits import CR0_PG, CR0_WP, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, FRAME_MASK, FRAME_SHIFT, PFERR_FETCH, PFERR_WRITE
+from ..x86.bits import (
+    CR0_PG,
+    CR0_WP,
+    CR4_PAE,
+    CR4_PGE,
+    CR4_PSE,
+    CR4_SMAP,
+    CR4_SMEP,
+    FRAME_MASK,
+    FRAME_SHIFT,
+    PFERR_FETCH,
+    PFERR_WRITE,
+)
 from . import architecture, known
 from . import area as areas
 
-#: The hardware's rows: count, then linear page address, host frame, and what it permits (two_dimensional.READ_BIT ...) to whom, tag.
+#: The hardware's rows: count, then linear page address, host frame, and what it permits (two_dimensional.READ_BIT ...) to whom,
+#: tag.
 ROW_WORDS, MAX_ROWS = 3, 32
 LINEAR_WORDS = 1 + ROW_WORDS * MAX_ROWS
 USER_ROW, TAG_SHIFT = 1 << 8, 9
 #: Right of a row, and the access that it permits.
-KINDS = ((two_dimensional.READ_BIT, walker.READ), (two_dimensional.WRITE_BIT, PFERR_WRITE), (two_dimensional.EXEC_BIT, PFERR_FETCH))
+KINDS = ((two_dimensional.READ_BIT, walker.READ), (two_dimensional.WRITE_BIT, PFERR_WRITE),
+         (two_dimensional.EXEC_BIT, PFERR_FETCH))
 #: Places in a vCPU's extra block.
 COMBINED_ROWS = 120
 CPU2 = 0
@@ -32,7 +48,10 @@ LINEAR = COMBINED + tlb.words_for(COMBINED_ROWS)
 OUT2 = LINEAR + LINEAR_WORDS
 WORK = OUT2 + walker.OUT_WORDS
 OUTCOMES2 = WORK + nested.WORK_WORDS
-EXTRA_WORDS = OUTCOMES2 + 2 * COMBINED_ROWS + 80
+OUTCOME_WORDS = 2 * COMBINED_ROWS + 80
+#: What was permitted before the access under way: its marks may change the tables that translate it, where L2's lie among L1's.
+BEFORE2 = OUTCOMES2 + OUTCOME_WORDS
+EXTRA_WORDS = BEFORE2 + OUTCOME_WORDS
 
 
 @core
@@ -144,6 +163,35 @@ def learn(vm, area, v):
 
 
 @core
+def remember(vm, area, v, gva, kind):
+    """Before an access: what is permitted now."""
+    outcomes = ask(vm, area, v, gva, kind)
+    before = extra(vm, area, v, BEFORE2)
+    for i in range(1 + 2 * outcomes[0]):
+        before[i] = outcomes[i]
+
+
+@core
+def was_permitted(vm, area, v, what, value):
+    """Did `remember` note this outcome?"""
+    before = extra(vm, area, v, BEFORE2)
+    for i in range(before[0]):
+        if before[1 + 2 * i] == what and before[2 + 2 * i] == value:
+            return True
+    return False
+
+
+@core
+def reached_before(vm, area, v, frame):
+    """Might the access that is under way go to this host frame when it began?"""
+    before = extra(vm, area, v, BEFORE2)
+    for i in range(before[0]):
+        if before[1 + 2 * i] == walker.TRANSLATED and architecture.leads_to(vm, area, v, before[2 + 2 * i] + 0, frame):
+            return True
+    return False
+
+
+@core
 def reaches(vm, area, v, gva, kind, frame):
     """May the access go to this host frame (NO_SLOT, UNBACKED_WRITE: to no memory)?"""
     outcomes = ask(vm, area, v, gva, kind)
@@ -160,16 +208,18 @@ def may_fault(vm, area, v, gva, kind, error):
     for i in range(outcomes[0]):
         if outcomes[1 + 2 * i] == walker.DENIED and outcomes[2 + 2 * i] == error:
             return True
-    return False
+    return was_permitted(vm, area, v, walker.DENIED, error)
 
 
 @core
 def may_exit(vm, area, v, gva, kind, address, error):
-    """Is an exit for this fault of the nested tables permitted?  Whether it is told as one of the access or of a table is not judged."""
+    """Is an exit for this fault of the nested tables permitted?  Whether it is told as one of the access or of a table is not
+    judged."""
     page = address >> vm.page_shift
     host = architecture.cpu_of(vm, area, v)
     ept = host[walker.FORMAT] == walker.EPT_TABLES and error < nested.MISCONFIGURATION
-    if ept and walker.walk(architecture.memory_of(vm, area, v), host, address, areas.common(vm, area, areas.OUT)) == walker.NO_MEMORY:
+    memory = architecture.memory_of(vm, area, v)
+    if ept and walker.walk(memory, host, address, areas.common(vm, area, areas.OUT)) == walker.NO_MEMORY:
         # what is read where a table has no memory is not said; KVM tells the rights of the entries above
         error &= 7
     if ept and areas.head(vm, area)[areas.ASIDE] & known.EPT_TABLE_WRITE and not host[walker.ACCESSED]:
@@ -193,7 +243,8 @@ def told(vm, area, v, gva, kind, page, error):
         value = outcomes[2 + 2 * i] & ~nested.FINAL
         if outcomes[1 + 2 * i] == nested.NESTED_FAULT and value == nested.nested_fault(page, False, error):
             return True
-    return False
+    return was_permitted(vm, area, v, nested.NESTED_FAULT, nested.nested_fault(page, False, error)) \
+        or was_permitted(vm, area, v, nested.NESTED_FAULT, nested.nested_fault(page, True, error))
 
 
 @core

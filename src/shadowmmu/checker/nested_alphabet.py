@@ -9,10 +9,32 @@
 The same row serves both: who runs decides what it is (`nested_execute`).
 """
 
-from ..x86.bits import CR0_PG, CR0_WP, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
+from ..x86.bits import CR0_PG, CR0_WP, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NX
 from . import entry_values, ops
 from .ops import BEGIN, EMULATED, LOCKED, USER, row
-from .places import DATA, FULL, L2_ROOT, L2_TABLE, PAGE, PD, PDPT, PDPTES_A, PDPTES_B, PS, A, P, U, W, ROOT_A, ROOT_B, U_TABLE, T, entry, eptp
+from .places import (
+    DATA,
+    FULL,
+    L2_ROOT,
+    L2_TABLE,
+    PAGE,
+    PD,
+    PDPT,
+    PDPTES_A,
+    PDPTES_B,
+    PML4,
+    PS,
+    ROOT_A,
+    ROOT_B,
+    U_TABLE,
+    A,
+    P,
+    T,
+    U,
+    W,
+    entry,
+    eptp,
+)
 
 
 def privileges(m, small):
@@ -75,7 +97,8 @@ def emulated(m, v, small):
             out += [row(ops.STORE, v, at + i * size, value, size, flags)
                     for value in values[:5] for flags in (EMULATED, EMULATED | LOCKED, LOCKED)]
         out += [row(ops.STORE, v, at + where, value, n, flags) for flags in (EMULATED, 0)
-                for where, value, n in ((0, 0, 4), (4, 0, 4), (0, 5, 1), (size, 0, 1), (2, 0, 2), (3, 0, 1), (size // 2, 0, size))]
+                for where, value, n in ((0, 0, 4), (4, 0, 4), (0, 5, 1), (size, 0, 1), (2, 0, 2), (3, 0, 1),
+                                        (size // 2, 0, size))]
     out += [row(ops.STORE, v, gva, entry(DATA), size, EMULATED) for gva in m.gvas]
     return out + [row(ops.LOAD, v, gva, 0, 0, EMULATED) for gva in m.gvas]
 
@@ -83,10 +106,12 @@ def emulated(m, v, small):
 def begun(m, v, small):
     """Accesses that stop at mmu_lock."""
     size = m.entry_bytes
-    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in m.gvas]
-    out += [row(ops.STORE, v, gva, entry(DATA), size, BEGIN) for gva in m.gvas]
-    for at, values in table_places(m, small):
-        out += [row(ops.STORE, v, at, value, size, flags) for value in values[:5] for flags in (BEGIN, BEGIN | EMULATED)]
+    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:6] if small else m.gvas)]
+    if not small:
+        out += [row(ops.STORE, v, gva, entry(DATA), size, BEGIN) for gva in m.gvas]
+    for at, values in table_places(m, small)[:4 if small else None]:
+        out += [row(ops.STORE, v, at, value, size, flags) for value in values[:2 if small else 5]
+                for flags in ((BEGIN,) if small else (BEGIN, BEGIN | EMULATED))]
     return out
 
 
@@ -98,13 +123,14 @@ def transitions(m, v, small):
         if not small:
             # a lower table as the root, another walk length, one that is refused
             roots += [eptp(PDPT), eptp(ROOT_A, levels=5), eptp(14)]
+            roots += [eptp(PML4)] * 2 if m.nested_levels == 5 else []
             out += [row(ops.VMFUNC, v, root) for root in roots]
         out += [row(ops.EPT_ENTRY, v, root, vpid) for root in roots for vpid in ((1,) if small else (0, 1, 2))]
         return out
     a, b, more = (PDPTES_A, PDPTES_B, ()) if m.is_nested_pae else (ROOT_A, ROOT_B, (PDPT, 14))
     roots = [root << 12 for root in ((a, b) if small else (a, a, b, *more))]
-    asids = (1,) if small else (1, 2)
-    return out + [row(ops.VMRUN, v, root, asid, flush) for root in roots for asid in asids for flush in ((0, 3) if small else (0, 1, 3))]
+    asids, flushes = ((1,), (0, 3)) if small else ((1, 2), (0, 1, 3))
+    return out + [row(ops.VMRUN, v, root, asid, flush) for root in roots for asid in asids for flush in flushes]
 
 
 def invalidations(m, v, small):
@@ -119,7 +145,7 @@ def root_loads(m, v, small):
     """MOV CR3 of L2."""
     if not m.l2_paging:
         return []
-    return [row(ops.MOV_CR3, v, page << 12) for page in ((L2_ROOT,) if small else (L2_ROOT, L2_ROOT, 5, 4))]
+    return [row(ops.MOV_CR3, v, page << 12) for page in ((L2_ROOT,) if small else (L2_ROOT, L2_ROOT, 5, 4, 2))]
 
 
 def of_hypervisor(m, v, small):
@@ -133,7 +159,8 @@ def of_hypervisor(m, v, small):
 
 def registers(m, v, small):
     """CR0, CR4, EFER of whoever runs; of L1 they decide how the next VMRUN reads its nested tables."""
-    out = [row(ops.MOV_CR4, v, m.cr4 ^ change) for change in ((0, CR4_SMEP) if small else (0, 0, CR4_SMEP, CR4_PGE, CR4_SMAP))]
+    changes = (0, CR4_SMEP) if small else (0, 0, CR4_SMEP, CR4_PGE, CR4_SMAP, CR4_PKE)
+    out = [row(ops.MOV_CR4, v, m.cr4 ^ change) for change in changes]
     if small:
         return out
     if m.l2_paging:
@@ -149,8 +176,6 @@ def add(m, v, small, out):
     for kind, rows in (("access", accesses), ("store", stores), ("emulated", emulated), ("nested", transitions),
                        ("flush", invalidations), ("registers", registers), ("cr3", root_loads)):
         out[kind] += rows(m, v, small)
-    if not small:
-        out["begin"] += begun(m, v, small)
 
 
 def host_writes(m, small):

@@ -2,7 +2,8 @@
 """Operations of nested paging: L1's and L2's instructions, L2's exits.
 
     L1 runs   the direct MMU: physical address -> frame, everything permitted
-    VMRUN, VM entry   the oracle's CPU table becomes that of L1's nested tables, with their tag; linear pages of interest are then L2's
+    VMRUN, VM entry   the oracle's CPU table becomes that of L1's nested tables, with their tag; linear pages of interest are
+    then L2's
                       physical ones.  L2 itself does not page
     L2's access       the nested tables decide (`execute.access`).  A fault of theirs is an exit to L1, checked as a #PF is
 
@@ -16,8 +17,8 @@ from ..oracle import tlb, walker
 from ..state import core
 from ..vm import invalidation, nested_guest, registers
 from ..x86.bits import CR0_ET, CR0_PE, CR0_PG, CR4_PAE, PFERR_RSVD
-from . import area as areas
 from . import architecture, host_side, l2_paging, ops, verify
+from . import area as areas
 
 #: TLB_CONTROL of a VMCB -> the oracle's event.
 FLUSHES = (oracle.VMRUN, oracle.VMRUN_FLUSH_ALL, oracle.VMRUN, oracle.VMRUN_FLUSH_ASID)

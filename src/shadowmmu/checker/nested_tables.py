@@ -34,7 +34,6 @@ from .places import (
     entry,
 )
 
-
 #: L2 in 32-bit paging with 4M pages: one page holds all of its tables.  CR0, CR3, CR4.
 L2_REGISTERS = (CR0_PE | CR0_PG | CR0_WP | CR0_ET, places.L2_ROOT << 12, CR4_PSE)
 

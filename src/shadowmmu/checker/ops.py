@@ -30,7 +30,8 @@ from ..x86.bits import CR3_NOFLUSH, CR3_PCID_MASK, FRAME_MASK
 ROW_WORDS = 8
 
 (LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, SET_MSRS,
- SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, VMFUNC, ENTER, FINISH, HOST_WRITE, SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
+ SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, VMFUNC, ENTER, FINISH, HOST_WRITE,
+ SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
  DIRTY_CLEAR, UNMAP, MIGRATE,
  AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(37)
 
@@ -66,8 +67,8 @@ OPS = (
     Op(SET_CPUID, "set_cpuid", "set_cpuid maxphyaddr={n}", "KVM_SET_CPUID2 with another MAXPHYADDR"),
     Op(VM_ENTRY, "vm entry", "vm entry cr3={r}", "L1, a VMX hypervisor without EPT and VPID, enters L2: L1's registers but CR3"),
     Op(VM_EXIT, "vm exit", "vm exit", "L2 leaves for L1"),
-    Op(VMRUN, "vmrun", "vmrun ncr3={r} asid={n} flush={n}", "L1, an SVM hypervisor, runs L2 on its nested tables, with an ASID and "
-       "TLB_CONTROL (0 nothing, 1 everything, 3 this ASID)"),
+    Op(VMRUN, "vmrun", "vmrun ncr3={r} asid={n} flush={n}", "L1, an SVM hypervisor, runs L2 on its nested tables, with "
+       "an ASID and TLB_CONTROL (0 nothing, 1 everything, 3 this ASID)"),
     Op(EPT_ENTRY, "vm entry eptp", "vm entry {t} vpid={n}", "L1, a VMX hypervisor, enters L2 on its EPT; vpid=0: none"),
     Op(INVLPGA, "invlpga", "invlpga {x} asid={n}", "INVLPGA of L1"),
     Op(INVEPT, "invept", "invept {n} {t}", "INVEPT of L1, type 1 (one EPTP) or 2 (all)"),

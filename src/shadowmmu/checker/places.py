@@ -26,6 +26,10 @@ WRITE_BACK = 6 << 3
 EPT_TABLE, EPT_LEAF = RWX | EPT_A, RWX | EPT_A | EPT_D | WRITE_BACK
 
 
+#: Protection key 1, and a PKRU that denies it.
+KEY_1, KEY_1_DENIED = 1 << 59, 1 << 2
+
+
 def entry(gfn, flags=FULL):
     """A paging entry."""
     return ops.signed(gfn << 12 | flags)

@@ -19,7 +19,7 @@ The check on a set does not depend on luck: if a translation in it is not permit
 from .. import state
 from ..mmu import geometry, roles, sptes
 from ..state import core
-from ..vm import hardware
+from ..vm import hardware, two_dimensional
 from ..x86.bits import CR3_PCID_MASK, FRAME_MASK, FRAME_SHIFT, NX, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
 from . import area as areas
 from . import l2_paging
@@ -153,6 +153,8 @@ def sample(vm, area, v):
     held[LAST_SUM] = total
     pcid = current_pcid(vm, vcpu)
     level = roles.level(state.context(vm, vcpu.mmu).root_role)
+    if state.rules(vm).tdp_enabled:
+        level = two_dimensional.levels_of(vm, vcpu)
     frame = geometry.entry_frame(vcpu.hw_root)
     expand(vm, area, held, pcid, level, 0, frame << FRAME_SHIFT | PT_WRITABLE | PT_USER)
     i = 0

@@ -20,7 +20,7 @@ from ..mmu import memslots, roles
 from ..oracle import nested, tlb, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, invariants, known, l2_paging, tlb_model
+from . import architecture, host_side, invariants, known, l2_paging, tlb_model
 from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
@@ -191,7 +191,8 @@ def access_done(vm, area, v, gva, kind, frame):
     bit = architecture.access_bit(kind, vcpu.cpl, vcpu.ac)
     h = areas.head(vm, area)
     if l2_paging.active(vm, area, v):
-        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not excused(vm, area):
+        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not l2_paging.reached_before(vm, area, v, frame) \
+                and not excused(vm, area):
             areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, 0)
         return
     allowed = architecture.accesses_by_rows(vm, area, v, gva, frame)
@@ -226,7 +227,8 @@ def fault_delivered(vm, area, v, gva, kind):
 
 @core
 def nested_fault(vm, area, v, gva, kind, address, error):
-    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells the page.)"""
+    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells
+    the page.)"""
     if l2_paging.active(vm, area, v):
         permitted = l2_paging.may_exit(vm, area, v, gva, kind, address, error)
     else:
@@ -238,8 +240,25 @@ def nested_fault(vm, area, v, gva, kind, address, error):
 
 
 @core
+def untracked_marks(vm, area, v):
+    """With `walk-untracked` set aside: has the walk of an L2 that pages itself set bits in a shadowed table that are not A and
+    D of its
+    entries?"""
+    foreign = 0x60 << 32 if state.vcpu(vm, v).is_amd else 0x60 | 0x60 << 32
+    ram = state.words(vm, vm.ram)
+    snapshot = areas.common(vm, area, areas.SNAPSHOT)
+    for i in range(vm.n_ram << (vm.page_shift - 3)):
+        if (ram[i] ^ snapshot[i]) & foreign:
+            page = owner(vm, (i >> (vm.page_shift - 3)) + vm.ram_pfn)
+            if page >= 0:
+                host_side.taint(vm, area, page)
+
+
+@core
 def marks(vm, area, v, gva, kind):
     """Check 3."""
+    if l2_paging.active(vm, area, v) and areas.head(vm, area)[areas.ASIDE] & known.WALK_UNTRACKED:
+        untracked_marks(vm, area, v)
     word = architecture.marks_wrong(vm, area, v, kind)
     if word >= 0 and not excused(vm, area):
         areas.fail(vm, area, MARKS, v, gva, word, areas.common(vm, area, areas.SNAPSHOT)[word],

@@ -43,15 +43,19 @@ class Outcome:
 
 
 class Symbols:
-    """Nearest symbol at or below an address, from an ELF file's symbol table; nothing for other files."""
+    """Nearest symbol at or below an address, from an ELF file's symbol table; nothing for other files.
+
+    An ELF32 file may be a 64-bit kernel in the clothes that multiboot wants: only the low 32 bits of an address count."""
 
     def __init__(self, path):
-        self.table = []
+        self.table, self.mask = [], -1
         try:
             with open(path, "rb") as file:
                 data = file.read()
             if data[:4] == b"\x7fELF":
-                self._read(data, data[4] == 2)
+                wide = data[4] == 2
+                self.mask = -1 if wide else 0xFFFFFFFF
+                self._read(data, wide)
         except (OSError, TypeError, struct.error):
             self.table = []     # a convenience only: the difference is told without it
         self.table.sort()
@@ -71,11 +75,12 @@ class Symbols:
                 else:
                     name, value, _, _, _, section = struct.unpack_from("<IIIBBH", data, entry)
                 text = data[strings + name:data.index(b"\0", strings + name)].decode("latin-1")
-                if text and section:
+                if text and 0 < section < 0xFF00:   # defined, and no constant
                     self.table.append((value, text))
 
     def near(self, address):
         """"name+0x12", or ""."""
+        address &= self.mask
         below = [entry for entry in self.table if entry[0] <= address]
         return f"{below[-1][1]}+{address - below[-1][0]:#x}" if below else ""
 

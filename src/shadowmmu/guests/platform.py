@@ -313,7 +313,8 @@ class PcPlatform(Platform):
         return max(min(times) - self.now, 0) if times else None
 
     def _devices(self) -> dict:
-        return {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic", "testdev")}
+        names = ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic", "testdev")
+        return {name: getattr(self, name) for name in names}
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}

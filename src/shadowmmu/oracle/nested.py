@@ -13,7 +13,8 @@ Three CPU-like tables (`walker`) and two sets of rows (`tlb`):
     combined  ngva -> gpa, and ngva's upper part -> the gpa of a guest's table, with both rights.  Its tag: both tags
 
 What a CPU may hold grows with `learn` and shrinks with `event` (RULES) and, for what the guest does in its own world,
-`guest_event` (tlb.RULES, which nested guests share: SDM 29.4.3.1, first item; APM 15.16: the current ASID only).  `permitted` gives the outcomes
+`guest_event` (tlb.RULES, which nested guests share: SDM 29.4.3.1, first item; APM 15.16: the current ASID only).  `permitted`
+gives the outcomes
 of an access: those of `tlb.permitted`, and NESTED_FAULT with `nested_fault(page, final, error)`.
 
 Sections are of the SDM, vol. 3 (chapter 29, before 2022: 28), and of the APM, vol. 2.
@@ -63,8 +64,8 @@ RULES = (
 
 #: Name, and where the rule is said, in the order of RULES.
 SOURCES = (
-    ("VMRUN, TLB_CONTROL 0", "APM 15.16.1: does nothing; 15.25: a change of nested tables, or of nCR3 under the same ASID, needs a "
-     "flush"),
+    ("VMRUN, TLB_CONTROL 0", "APM 15.16.1: does nothing; 15.25: a change of nested tables, or of nCR3 under the same ASID, needs "
+     "a flush"),
     ("VMRUN, TLB_CONTROL 1", "APM 15.16.1: flushes the entire TLB, all entries, all ASIDs"),
     ("VMRUN, TLB_CONTROL 3", "APM 15.16.1: flushes this guest's entries (its ASID)"),
     ("INVLPGA", "APM 15.16.2: the translation of a linear address under an ASID; nothing is said of guest-physical ones"),
@@ -75,8 +76,8 @@ SOURCES = (
     ("INVVPID type 2", "SDM 29.4.3.1: all linear and combined mappings of every VPID but 0"),
     ("INVEPT type 1", "SDM 29.4.3.1: all guest-physical and combined mappings of the EP4TA in the descriptor, all VPIDs"),
     ("INVEPT type 2", "SDM 29.4.3.1: guest-physical and combined mappings of all EP4TAs"),
-    ("EPT violation", "SDM 29.4.3.1: the guest-physical mappings that the access would use, current EP4TA; combined mappings of the "
-     "linear address, if it was the final access"),
+    ("EPT violation", "SDM 29.4.3.1: the guest-physical mappings that the access would use, current EP4TA; also combined "
+     "mappings of the linear address if it was the final access (not removed here: the smaller promise is used)"),
     ("#VMEXIT(NPF)", "APM 15.25: nothing is promised"),
 )
 

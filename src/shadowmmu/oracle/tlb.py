@@ -29,7 +29,8 @@ words and can be copied and hashed.  A full table sets OVERFLOW and stays as it 
 error.
 
 The CPU table is that of `walker`; `cpu[TAG]` tells worlds apart (VPID, ASID, EPTP): rows of other tags are neither used nor
-removed (but for `drop_tag`).  Translations of nested paging, and what removes them: `oracle.nested`.  Sections are of SDM vol. 3 and APM vol. 2.
+removed (but for `drop_tag`).  Translations of nested paging, and what removes them: `oracle.nested`.  Sections are of SDM vol.
+3 and APM vol. 2.
 """
 
 from collections import namedtuple

@@ -309,7 +309,8 @@ def walk(vm, vcpu, h, gva, kind, who):
 
 @core
 def table_access(vm, vcpu, h):
-    """A guest's table is written by a walk; only read where EPT has no A and D bits (SDM vol. 3 29.3.3.2), until one of the guest's
+    """A guest's table is written by a walk; only read where EPT has no A and D bits (SDM vol. 3 29.3.3.2), until one of the
+    guest's
     own is to be set."""
     return LOAD if h.ept and state.context(vm, vcpu.mmu).root_role & roles.AD_DISABLED else STORE
 
@@ -341,6 +342,12 @@ def final_step(vm, vcpu, h, gpa, kind, prot):
 
 
 @core
+def levels_of(vm, vcpu):
+    """Levels of the nested tables that the hardware walks: on SVM the host's own (hCR4.LA57), on VMX those of the EPTP."""
+    return vcpu.tdp_level if vcpu.is_amd else roles.level(state.context(vm, vcpu.mmu).root_role)
+
+
+@core
 def load_registers(vm, vcpu, h):
     """The walk of a vCPU that no engine runs: its registers are the hardware's."""
     h.cr0 = registers.hardware_cr0(vm, vcpu)
@@ -349,7 +356,7 @@ def load_registers(vm, vcpu, h):
     h.efer = registers.hardware_efer(vm, vcpu)
     h.nested_root = vcpu.hw_root
     ctx = state.context(vm, vcpu.mmu)
-    h.nested_level = roles.level(ctx.root_role)
+    h.nested_level = levels_of(vm, vcpu)
     h.ept = 1 if ctx.kind == contexts.PAGING_EPT else 0
     h.phys_bits = vcpu.maxphyaddr
     h.pkru = vcpu.pkru

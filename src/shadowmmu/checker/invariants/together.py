@@ -92,5 +92,5 @@ def all_hold(vm):
                     return False
     if links or leaves != rmap_exact.places(vm):
         return False
-    return tdp_trees.roots_hold(vm) and tracking_exact.holds(vm) and root_references.holds(vm) and root_cache.holds(vm) and counters_exact.holds(vm) \
-        and no_leaks.holds(vm)
+    return tdp_trees.roots_hold(vm) and tracking_exact.holds(vm) and root_references.holds(vm) and root_cache.holds(vm) \
+        and counters_exact.holds(vm) and no_leaks.holds(vm)

@@ -11,7 +11,7 @@ from ...mmu.flush import REQ_TRIPLE_FAULT
 from ...vm import calls
 from ...vm.machine import signed
 from ...x86.bits import CR4_PCIDE, EFER_SVME, FRAME_MASK
-from . import quick
+from . import hooks, quick
 from .errors import EngineError
 from .kvm import KvmRun
 
@@ -34,14 +34,19 @@ class BareRun(KvmRun):
 
     def mmio_read(self, gpa, size):
         self._mid_instruction()
-        return super().mmio_read(gpa, size)
+        return self.platform.mmio_read(gpa, size)
 
     def mmio_write(self, gpa, size, value):
         self._mid_instruction()
-        super().mmio_write(gpa, size, value)
+        self.platform.mmio_write(gpa, size, value)
+
+    def ram_written(self, offset, size):
+        # here guest-physical memory begins at host-physical 0
+        self.hardware.invalidate_code(offset, size)
 
     def _mid_instruction(self):
         """No exit leads here: what the access does to interrupts has to be seen after the instruction."""
+        self._tick(self.hardware.cells[hooks.STARTED])
         self.hardware.limit_run(self.hardware.instruction_count)
 
     def _install_fast_path(self):

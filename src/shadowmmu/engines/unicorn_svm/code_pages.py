@@ -75,7 +75,7 @@ def on_tlb_fill(cpu, address, size, kind, index, probe, retaddr):
     if root != hooks.ANY_ROOT and root != load64(cpu + o.CPU_ENV + o.CR + 24):
         # only a hardware task switch loads CR3 without an exit; nothing was accessed through it yet
         store64(cpu + o.CPU_ENV + o.CR + 24, root)
-        call4(hooks.get(control, hooks.CPU_VMEXIT), cpu + o.CPU_ENV, ex.TASK_SWITCH, 0, retaddr)
+        call4(hooks.get(control, hooks.CPU_VMEXIT), cpu + o.CPU_ENV, ex.ROOT_CHANGED, 0, retaddr)
     block = hooks.get(control, hooks.CODE_WATCH)
     walker = load64(block + 8 * WALKER)
     filled = call7(walker, cpu, address, size, kind, index, probe & 0xFF, retaddr) & 0xFF

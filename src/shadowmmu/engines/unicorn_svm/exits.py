@@ -17,15 +17,19 @@ At every exit RIP is the address of the instruction that caused it (fault-like),
 | 0x6e           | RDTSC              | RDTSC and RDTSCP (no code 0x87 in this engine); caller completes       |
 | 0x6f           | RDPMC              | caller completes                                                      |
 | 0x72           | CPUID              | caller completes (`native_cpuid` has the engine's answer)             |
+| 0x74           | IRET               | off by default; caller completes                                      |
 | 0x75           | SWINT              | `software_vector`, `instruction_length`; caller queues the event      |
 | 0x78           | HLT                | caller completes                                                      |
 | 0x79, 0x7a     | INVLPG, INVLPGA    | caller completes; address from `decode`                               |
 | 0x7b           | IOIO               | `io`; the engine completes; for IN the caller sets `io.value`         |
 | 0x7c           | MSR                | `error_code` 0 = RDMSR, 1 = WRMSR; caller completes                   |
-| 0x7d           | TASK_SWITCH        | not supported by the engine beyond the exit                           |
+| 0x7d           | TASK_SWITCH        | an event meets a task gate: `fault_address` is the TSS's selector,    |
+|                |                    | `interrupted_event`                                                   |
 | 0x7f           | SHUTDOWN           | triple fault; the guest cannot continue                               |
 | 0x80 .. 0x86   | VMRUN .. SKINIT    | caller completes                                                      |
 | 0x8a, 0x8b     | MONITOR, MWAIT     | caller completes                                                      |
+| 0x3f0          | ROOT_CHANGED       | no code of AMD's: the engine loaded CR3 without an exit, which a JMP  |
+|                |                    | or CALL to a TSS makes it do; cannot be completed                     |
 | 0x400          | NPF                | with nested paging: `fault_address` (guest-physical), `error_code`    |
 
 "Caller completes" means: do the work, then `skip_instruction(length)`. SYSCALL, SYSRET, SYSENTER, SYSEXIT,
@@ -48,6 +52,7 @@ GDTR_WRITE = 0x6B
 RDTSC = 0x6E
 RDPMC = 0x6F
 CPUID = 0x72
+IRET = 0x74
 SWINT = 0x75
 HLT = 0x78
 INVLPG = 0x79
@@ -55,6 +60,7 @@ INVLPGA = 0x7A
 IOIO = 0x7B
 MSR = 0x7C
 TASK_SWITCH = 0x7D
+ROOT_CHANGED = 0x3F0
 SHUTDOWN = 0x7F
 VMRUN = 0x80
 VMMCALL = 0x81

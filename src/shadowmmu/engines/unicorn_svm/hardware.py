@@ -121,8 +121,8 @@ class SvmHardware:
     `instruction_count`).
 
     Attributes for everyone: `gpr` (16 writable 64-bit words in x86 order RAX RCX RDX RBX RSP RBP RSI RDI
-    R8..R15), `dr` (8 words; written with `write_dr`), `exception_intercepts` (mask of vectors that exit; the others are delivered to
-    the guest inside the engine).
+    R8..R15), `dr` (8 words; written with `write_dr`), `exception_intercepts` (mask of vectors that exit; the others
+    are delivered to the guest inside the engine).
 
     For compiled code: `cpu_address` is the argument of `void f(int64)` at `flush_tlb_address` and the first
     argument of `void f(int64, int64 gva)` at `flush_page_address`.

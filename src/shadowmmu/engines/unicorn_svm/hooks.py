@@ -198,6 +198,33 @@ def has_rep_prefix(control, length):
 
 
 @native
+def is_task_gate(control, env, vector):
+    """Is the IDT's entry of type 5?  May not return."""
+    gate = (load64(env + o.IDT + o.SEG_BASE) + 8 * vector) & 0xFFFFFFFF
+    if 8 * vector + 7 > load32(env + o.IDT + o.SEG_LIMIT):
+        return False
+    # in the order of a CPU: a missing page is missed at the gate's first word
+    call4(get(control, LOAD16_MMU), env, gate, o.MMU_KNOSMAP, 0)
+    return (call4(get(control, LOAD16_MMU), env, gate + 4, o.MMU_KNOSMAP, 0) >> 8) & 0x1F == 5
+
+
+@native
+def exit_for_task_gate(control, env, vector, info, error):
+    """Give the event to Python, which knows task switches."""
+    gate = (load64(env + o.IDT + o.SEG_BASE) + 8 * vector) & 0xFFFFFFFF
+    put(control, EXIT_CODE, ex.TASK_SWITCH)
+    put(control, EXIT_ADDRESS, call4(get(control, LOAD16_MMU), env, gate + 2, o.MMU_KNOSMAP, 0) & 0xFFFF)
+    put(control, EXIT_ERROR, error)
+    put(control, EXIT_INT_INFO, info | ex.EVENT_VALID)
+    put(control, EXIT_INT_ERROR, error)
+    put(control, EXIT_INT_LENGTH, get(control, EVENT_LENGTH))
+    put(control, EXITS, get(control, EXITS) + 1)
+    put(control, IN_EXIT, 1)
+    call1(get(control, EXIT_CALLBACK), ex.TASK_SWITCH)
+    put(control, IN_EXIT, 0)
+
+
+@native
 def deliver_event(control, env, cpu):
     """Push the pending event through the guest's IDT. May not return (see the module's text)."""
     put(control, EVENT_PENDING, 0)
@@ -213,6 +240,11 @@ def deliver_event(control, env, cpu):
     store32(env + o.OLD_EXCEPTION, -1)
     store32(env + o.HFLAGS, load32(env + o.HFLAGS) & ~o.HF_INHIBIT_IRQ)
     put(control, NATIVE_EVENTS, get(control, NATIVE_EVENTS) + 1)
+    hflags = load32(env + o.HFLAGS)
+    if hflags & o.HF_LMA == 0 and hflags & o.HF_PE and is_task_gate(control, env, vector):
+        store32(vmcb + o.VMCB_EVENT_INJ, 0)
+        exit_for_task_gate(control, env, vector, info, error)
+        return
     if kind == ex.EVENT_INTERRUPT or kind == ex.EVENT_NMI:
         call3(get(control, DO_HARDIRQ), env, vector, 1)
     else:
@@ -487,10 +519,11 @@ def on_interrupt(uc, number, control):
             complete_io(control, env)
     if emulable:
         count_emulated(control, env, emulable == 2, rip, rcx)
+    # an event that met a task gate may be followed by another one
+    while get(control, EVENT_PENDING) and get(control, LEAVE) == 0:
+        deliver_event(control, env, cpu)
     if get(control, LEAVE):
         leave(control, uc, cpu)
-    elif get(control, EVENT_PENDING):
-        deliver_event(control, env, cpu)
 
 
 @native

@@ -8,6 +8,7 @@
 """
 
 import ctypes
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,13 +27,14 @@ from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
 from .profile import AMD
 from .stepper import InstructionStepper
+from .task_switch import HAS_ERROR, REASON_IRET, TaskSwitch
 
 U64 = (1 << 64) - 1
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
 APIC_TPR = 0x80
-RFLAGS_TF, RFLAGS_IF = 1 << 8, 1 << 9
+RFLAGS_TF, RFLAGS_IF, RFLAGS_NT = 1 << 8, 1 << 9, 1 << 14
 DB, BP, OF, UD, DF = 1, 3, 4, 6, 8
 CR4_DE = 1 << 3
 #: DR6: breakpoints 0..3, general detect, single step; what can be written (KVM's, without RTM); what reads as 1.
@@ -113,6 +115,7 @@ class KvmRun:
         self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr, counting=counting)
         self.stepper = InstructionStepper()
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
+        self.tasks = TaskSwitch(self)
         self.msrs = dict(PLAIN_MSRS)
         self.report = None
         self.exits = Counter()
@@ -411,9 +414,11 @@ class KvmRun:
         self.hardware.write_dr(6, self.hardware.dr[6] & ~DR6_TRAPS | DR6_BS)
         self._queue(DB)
 
-    def _tick(self):
-        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time."""
-        passed = self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
+    def _tick(self, begun=0):
+        """The virtual clock: one guest instruction is one nanosecond; HLT and port accesses add their time.
+
+        begun: instructions that are counted already but not finished."""
+        passed = self.hardware.instruction_count - begun + self.quick_cells[quick.CLOCK_OFFSET] - self.platform.now
         if passed > 0:
             self.platform.advance(passed)
 
@@ -470,7 +475,7 @@ class KvmRun:
         self._sync_mode()
         return None
 
-    def _operand_fault(self, fault):
+    def operand_fault(self, fault):
         """An operand of an emulated instruction cannot be reached: the guest, or L1, sees the fault."""
         calls.emulated_page_fault(self.vm.handle, self.vcpu.index, fault.error_code, signed(fault.address),
                                   fault.of_nested_table)
@@ -480,7 +485,7 @@ class KvmRun:
         try:
             self.emulator.execute(instruction)
         except guest_memory.OperandFault as fault:
-            self._operand_fault(fault)
+            self.operand_fault(fault)
         return self._enter_again()
 
     def _exit_info(self, code):
@@ -492,6 +497,11 @@ class KvmRun:
             sizes = {1: 0x10, 2: 0x20, 4: 0x40}
             info = io.port << 16 | sizes[io.size] | int(io.is_in) | int(io.string) << 2 | int(io.rep) << 3
             return info, hw.rip + self.hardware.io_length
+        if code == svm.TASK_SWITCH:
+            error = hw.interrupted_event.error_code
+            return hw.fault_address, 0 if error is None else HAS_ERROR | error
+        if code == svm.IRET and hw.rflags & RFLAGS_NT:
+            return 0, REASON_IRET
         if code == svm.MSR or svm.EXCEPTION <= code < svm.EXCEPTION + 32:
             return hw.error_code, 0
         if code < 0x20 and self.profile.decode_assists:
@@ -627,7 +637,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 10 if bits == 64 else 6)
         except guest_memory.OperandFault as fault:
-            self._operand_fault(fault)
+            self.operand_fault(fault)
             return True
         limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
         if not self._is_canonical(base):
@@ -722,6 +732,16 @@ class KvmRun:
             return self.nested.read_msr(index)
         return 0 if index in IGNORED_MSRS else self.msrs.get(index)
 
+    def _time_stamp(self):
+        """RDTSC and RDTSCP of a guest that single-steps; all others are answered in compiled code."""
+        hw, now = self.hardware, self.hardware.instruction_count + self.quick_cells[quick.CLOCK_OFFSET]
+        instruction = self.emulator.peek()[2]
+        self._pass_time(quick.TIME_STAMP_TIME)
+        hw.gpr[0], hw.gpr[2] = now & 0xFFFFFFFF, now >> 32
+        if instruction.mnemonic == "rdtscp":
+            hw.gpr[1] = self.msrs[TSC_AUX] & 0xFFFFFFFF
+        return self._skip(instruction.size)
+
     def _cpuid(self):
         hw = self.hardware
         leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
@@ -803,7 +823,7 @@ class KvmRun:
         try:
             data = self.emulator.memory.read(address, 16)
         except guest_memory.OperandFault as fault:
-            self._operand_fault(fault)
+            self.operand_fault(fault)
             return True
         pcid = int.from_bytes(data[:8], "little")
         gva = int.from_bytes(data[8:], "little")
@@ -829,11 +849,12 @@ class KvmRun:
         self.vcpu.record.stat[counters.HYPERCALLS] += 1
         return self._skip(3)
 
-    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.IOIO: _io, svm.HLT: _halt,
-                 svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
+    _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp,
+                 svm.IOIO: _io, svm.HLT: _halt, svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
                  svm.VMMCALL: _hypercall,
-                 svm.TASK_SWITCH: lambda self: self._end("internal error", "hardware task switches are not supported; "
-                                                         f"RIP {self.hardware.rip:#x}")}
+                 svm.IRET: lambda self: self.tasks.iret(), svm.TASK_SWITCH: lambda self: self.tasks.through_gate(),
+                 svm.ROOT_CHANGED: lambda self: self._end("internal error", "a hardware task switch by JMP or CALL is not "
+                                                          f"supported; RIP {self.hardware.rip:#x}")}
 
     #: SVM instructions of a guest that may use them.
     _NESTED = {svm.VMRUN: NestedSvm.vmrun, svm.VMLOAD: NestedSvm.vmload, svm.VMSAVE: NestedSvm.vmsave,
@@ -843,9 +864,11 @@ class KvmRun:
     # -- userspace's side of emulated accesses
 
     def mmio_read(self, gpa, size):
+        self._tick()
         return self.platform.mmio_read(gpa, size)
 
     def mmio_write(self, gpa, size, value):
+        self._tick()
         self.platform.mmio_write(gpa, size, value)
 
     def port_read(self, port, size):
@@ -915,12 +938,22 @@ class KvmRun:
 
     def start(self):
         """The first entry; False when the guest cannot be entered."""
-        self._started = time.monotonic()
+        self._start_clock()
         return self._enter()
+
+    def _start_clock(self):
+        """From now on `timeout` counts.  A guest that only faults never comes by Python: a thread fetches it."""
+        self._started = time.monotonic()
+        if self.timeout is not None:
+            self._alarm = threading.Timer(self.timeout, self.hardware.kick)
+            self._alarm.daemon = True
+            self._alarm.start()
+
+    _alarm = None
 
     def start_restored(self):
         """Into guest mode with the state of a snapshot, which lies between two instructions: no entry, no event."""
-        self._started = time.monotonic()
+        self._start_clock()
         self._load_hardware()
         self._show_serial()
 
@@ -947,6 +980,7 @@ class KvmRun:
                 wait = self.platform.next_event()
                 if wait is not None:
                     budget = max(1, min(budget, wait))
+                self.tasks.watch_iret()
                 reason = self.hardware.run(self.on_exit, max_instructions=budget)
                 self._serial_output()
                 self._input(0)
@@ -963,6 +997,8 @@ class KvmRun:
 
     def finish(self):
         """The report of a run that has ended."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         report = self.report
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count

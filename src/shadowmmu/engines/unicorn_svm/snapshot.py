@@ -5,10 +5,10 @@
     line 2   JSON: how the machine was made, a fingerprint of the state's layout, length and CRC of each part
     then     the parts, zlib-compressed: "state" (the store, without scratch and event ring), "cpu", "devices" (JSON)
 
-Saving is a barrier: the engine's TLB, its translated code and the block counts are dropped, in the machine that goes
-on as in the one that is restored.  A snapshot lies inside guest mode: what the last entry injected is delivered, and a
-restored machine loads its registers without another entry.  So both continue alike to the last instruction.  Nothing in the file is executed
-or unpickled; what does not fit is refused with one line.
+Saving is a barrier: the engine's TLB, its translated code and the block counts are dropped, in the machine that goes on
+as in the one that is restored.  A snapshot lies inside guest mode: what the last entry injected is delivered, and a
+restored machine loads its registers without another entry.  So both continue alike to the last instruction.  Nothing in
+the file is executed or unpickled; what does not fit is refused with one line.
 """
 
 import ctypes

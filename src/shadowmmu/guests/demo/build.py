@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Build the demo guest: ``python3 build.py [OUTPUT]`` writes demo.elf, the same bytes every time.
 
-Nothing of the build place or time enters the image: no build id, no comments, no symbols, no paths.
+Nothing of the build place or time enters the image: no build id, no comments, no paths.  The
+symbols stay: `run --lockstep` names places by them.
 ``BUILT_WITH`` names the tools of the committed demo.elf; other versions may give other bytes.
 """
 
@@ -58,8 +59,9 @@ def build(output: Path) -> None:
         link = ["ld", "-m", "elf_x86_64", "-nostdlib", "--build-id=none", "-z", "max-page-size=4096", "-z", "norelro"]
         link += ["--no-warn-rwx-segments", "-T", HERE / "demo.lds", "-o", elf64]
         subprocess.run([*link, *objects], cwd=scratch, check=True)
-        # Multiboot loaders take ELF32 only; the load addresses are below 4 GiB, so nothing is lost.
-        subprocess.run(["objcopy", "-S", "-O", "elf32-i386", elf64, output], check=True)
+        # Multiboot loaders take ELF32 only; the load addresses are below 4 GiB, so nothing is lost but the upper half of
+        # the symbols' values.
+        subprocess.run(["objcopy", "--strip-debug", "-O", "elf32-i386", elf64, output], check=True)
 
 
 if __name__ == "__main__":
