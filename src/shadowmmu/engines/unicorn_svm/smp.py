@@ -2,7 +2,7 @@
 """Several vCPUs: each is a `KvmRun`, and they take turns on one engine (`processors`) over the same memory and devices.
 
     turn of vCPU n:   INIT, start-up? -> waiting, halted? -> kicked? exit and enter : go on -> quantum -> vCPU n+1
-                                                                                      ends early: HLT, PAUSE
+                                              ends early: HLT, PAUSE while another could run, soon after an IPI
 
 The host modelled has a core for each vCPU.  So a vCPU whose quantum is over has not left the guest: nothing is traced, and
 its next turn goes on without an exit, with the TLB it had.  What another vCPU did meanwhile is seen as on such a host:
