@@ -129,6 +129,26 @@ def test_code_that_the_other_cpu_changes(mmu, alias):
     assert run(image, mmu=mmu).report.exit_code == 10
 
 
+def test_registers_are_a_vcpus_own():
+    """General registers, debug registers with their breakpoints, MSRs, a queued event, intercepts."""
+    _, machine = session.machine_for(g.MEMORY, "pc", cpus=3)
+    hw, lstar = machine.hardware, 0xC0000082
+    for number in range(3):
+        machine.processors.select(number)
+        hw.gpr[3], hw.rip = 100 + number, 0x1000 * number
+        hw.write_dr(0, 0x2000 * number)
+        hw.write_dr(7, 0x401 if number == 1 else 0x400)
+        hw.write_msr(lstar, number)
+        hw.intercept(svm.IRET, number == 2)
+        if number == 1:
+            hw.queue_event(0x30, "interrupt")
+    for number in (1, 0, 2, 0, 1):
+        machine.processors.select(number)
+        assert (hw.gpr[3], hw.rip, hw.dr[0]) == (100 + number, 0x1000 * number, 0x2000 * number)
+        assert hw.dr[7] == (0x401 if number == 1 else 0x400) and hw.read_msr(lstar) == number
+        assert hw.event_queued == (number == 1) and hw.intercepted(svm.IRET) == (number == 2)
+
+
 def test_turns_are_of_equal_length():
     image = machine_code(c.START_OTHER + c.COUNT_LOOP, c.COUNT_LOOP_OTHER)
     out = session.run(image, cpus=2, quantum=10_000, max_instructions=1_000_000)
