@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from front import BROKEN, check, environment
 
 #: A child process with tasks of a few hundred operations instead of ten seconds.
@@ -101,6 +102,22 @@ def test_a_patched_campaign_finds_one_cause_once(tmp_path):
     assert all(finding["patched"] for finding in result["findings"])
     text = check(tmp_path, "--ledger", ledger, code=1).stdout
     assert "no patch" in text and "patch " in text and "causes of findings" in text
+
+
+def test_a_worker_without_the_patch_does_the_task_in_a_child(tmp_path, monkeypatch):
+    """A worker on another machine has the sources and not the patch."""
+    from shadowmmu.checker import campaign, tasks
+    from shadowmmu.state.patch import Patch
+    path = tmp_path / "broken.py"
+    path.write_text(BROKEN)
+    monkeypatch.setenv("SHADOWMMU_JIT", "0")
+    task = tasks.Task("4-level", 1, "random", 1, 300, 40, 0)
+    document = campaign.order(tasks.Settings(), task) | {"patch": Patch(str(path)).text}
+    result = campaign.result_of(campaign.do(document))
+    assert result.finding["patched"] and result.finding["rule"] == "translation"
+    # a child never starts another one
+    with pytest.raises(campaign.CampaignError, match="reads differently"):
+        campaign.do(document, in_child=True)
 
 
 def test_a_ledger_of_another_version_or_program(tmp_path):

@@ -20,70 +20,25 @@ from ..x86.bits import (
     EFER_LMA,
     EFER_LME,
     EFER_NX,
-    NX,
 )
-from . import ops
-from .geometry import (
+from . import nested_alphabet, ops
+from .entry_values import directory_values, leaf_values, upper_values
+from .ops import AC, BEGIN, BY_TLB, EMULATED, LOCKED, USER, row
+from .places import (
     DATA,
     FULL,
     MMIO,
     PAGE,
     PD,
-    PD_B,
     PDPT,
     PS,
     ROOT_A,
     ROOT_B,
     U_TABLE,
-    A,
-    D,
-    G,
-    P,
     T,
-    U,
     W,
     entry,
 )
-from .ops import AC, BEGIN, BY_TLB, EMULATED, LOCKED, USER, row
-
-#: Bits of an entry that lie above MAXPHYADDR of 40 bits, and above one of 36.
-ABOVE_40, ABOVE_36 = 1 << 45, 1 << 38
-
-
-# ---- values of entries, the most telling first
-
-def leaf_values(m):
-    """(for every search, for the long list) of a page table's entries."""
-    values = [entry(DATA + 1), entry(DATA), 0, entry(DATA, FULL & ~W), entry(U_TABLE), entry(MMIO), entry(T), entry(PD)]
-    more = [entry(DATA, FULL & ~U), entry(DATA, P | W | U | A), entry(DATA, P | W | U), entry(12), entry(ROOT_A),
-            entry(DATA + 1, FULL | G), entry(13, FULL & ~W), entry(U_TABLE, FULL & ~W), entry(PDPT), entry(15)]
-    if m.cr4 & CR4_PGE:
-        more += [entry(DATA, FULL | G), entry(DATA + 1, FULL | G), entry(DATA, FULL & ~W | G)]
-    if m.entry_bytes == 8:
-        more += [entry(DATA + 1, FULL | NX), entry(DATA, FULL | ABOVE_40), entry(DATA, FULL | ABOVE_36)]
-    return values, more
-
-
-def directory_values(m):
-    """The same of a page directory's entries."""
-    values = [entry(T), entry(U_TABLE), 0, entry(U_TABLE, FULL & ~W), entry(DATA, FULL | PS), entry(T, FULL & ~U),
-              entry(DATA), entry(PD)]
-    more = [entry(DATA, FULL & ~D | PS), entry(T, FULL & ~A), entry(DATA, FULL & ~W | PS), entry(12, FULL | PS),
-            entry(T + 4, FULL & ~U | PS), entry(T, FULL | PS)]
-    if m.entry_bytes == 8:
-        more += [entry(T, FULL | NX), entry(DATA, FULL | NX | PS), entry(U_TABLE, FULL | ABOVE_40)]
-    return values, more
-
-
-def upper_values(m):
-    """What the guest writes into the table above its directories."""
-    if m.entry_bytes == 4:
-        return [entry(T), 0, entry(U_TABLE), entry(DATA, FULL | PS)]
-    if not m.efer & EFER_LMA:
-        return [entry(PD, P), entry(PD_B, P), 0, entry(T, P), entry(PD, P | W)]
-    return [entry(PD), entry(PD_B), 0, entry(PD, FULL & ~W), entry(PD_B, FULL & ~U), entry(PDPT), entry(PDPT, FULL & ~W),
-            entry(DATA, FULL | PS), entry(PD, FULL & ~A)]
-
 
 # ---- what a vCPU does
 
@@ -108,7 +63,7 @@ def stores(m, v, small):
                     out.append(row(ops.STORE, v, page * PAGE + i * size, value, size, flags))
     # a data page may be a page table at another place: values that are entries, and several
     for page in m.pages[3:5] if small else m.pages:
-        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA + 2), 0):
+        for value in (entry(DATA + 1),) if small else (entry(DATA + 1), entry(DATA), 0):
             for flags in (0,) if small else (0, USER, BY_TLB):
                 out.append(row(ops.STORE, v, page * PAGE, value, size, flags))
     return out
@@ -201,8 +156,8 @@ def begun(m, v, small):
     """Accesses that stop at mmu_lock."""
     t, u, d = (page * PAGE for page in m.pages[:3])
     size = m.entry_bytes
-    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:6] if small else m.gvas)]
-    for gva, values in ((u, leaf_values(m)[0][:2 if small else 6]), (d, directory_values(m)[0][:3 if small else 6])):
+    out = [row(ops.LOAD, v, gva, 0, 0, BEGIN) for gva in (m.gvas[3:4] if small else m.gvas)]
+    for gva, values in ((u, leaf_values(m)[0][:1 if small else 6]), (d, directory_values(m)[0][:1 if small else 6])):
         for value in values:
             out += [row(ops.STORE, v, gva, value, size, flags) for flags in ((BEGIN,) if small else (BEGIN, BEGIN | EMULATED))]
     if not small:
@@ -266,24 +221,35 @@ def memory(small):
     return out + [row(ops.AGE, 0, DATA, 4)]
 
 
+def add(m, v, small, out):
+    """Add the rows of vCPU `v` to the lists of their kinds."""
+    for kind, rows in (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
+                       ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
+                       ("host registers", host_registers), ("nested", nested)):
+        out[kind] += rows(m, v, small)
+    out["modes"] += modes(v, small)
+
+
 def alphabet(machine, vcpus, small=False):
     """Kind -> list of rows.  small: the short list for exhaustive search."""
     m = machine
     out = {kind: [] for kind in m.weights}
     for v in range(vcpus):
-        for kind, rows in (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
-                           ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
-                           ("host registers", host_registers), ("nested", nested)):
-            out[kind] += rows(m, v, small)
-        out["modes"] += modes(v, small)
+        if m.nested:
+            nested_alphabet.add(m, v, small, out)
+        else:
+            add(m, v, small, out)
         if vcpus > 1:
             out["enter"].append(row(ops.ENTER, v))
-        if not small:
-            out["begin"] += begun(m, v, small)
+        # in the short list only where another vCPU can do something in between
+        if not small or vcpus > 1:
+            out["begin"] += (nested_alphabet.begun if m.nested else begun)(m, v, small)
             out["finish"].append(row(ops.FINISH, v))
-    out["host write"], out["slots"], out["dirty"] = host_writes(m, small), slots(small), dirty(small)
+    out["host write"] = nested_alphabet.host_writes(m, small) if m.nested else host_writes(m, small)
+    out["slots"], out["dirty"] = slots(small), dirty(small)
     out["memory"] = memory(small)
     if not small:
         out["finish"].append(row(ops.HOST_FINISH))
-    out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in ((8,) if small else (8, 12, m.quota))]
+    out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in
+                      ((m.least_quota,) if small else (m.least_quota, m.least_quota + 4, m.quota))]
     return out

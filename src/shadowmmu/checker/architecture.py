@@ -15,8 +15,8 @@ the CPU would really let pass with the registers that the MMU gave it (CR0.WP=1,
 """
 
 from .. import state
-from ..mmu import memslots
-from ..oracle import tlb, walker
+from ..mmu import contexts, memslots
+from ..oracle import nested, tlb, walker
 from ..state import core
 from ..vm import hardware
 from ..x86.bits import (
@@ -35,13 +35,12 @@ from ..x86.bits import (
     PFERR_FETCH,
     PFERR_USER,
     PFERR_WRITE,
-    PT_ACCESSED,
     PT_DIRTY,
     PT_USER,
     PT_WRITABLE,
 )
 from . import area as areas
-from . import known
+from . import known, l2_paging
 
 #: Invalidations by their names in the oracle, for `event`.
 INVLPG, INVPCID_ADDRESS, SMM, INIT = tlb.INVLPG, tlb.INVPCID_ADDRESS, tlb.SMM, tlb.INIT
@@ -86,8 +85,11 @@ def set_access(vm, area, v, cpl, ac):
     cpu = cpu_of(vm, area, v)
     vcpu.cpl = cpl
     vcpu.ac = ac
-    cpu[walker.CPL] = cpl
+    # what nested tables decide about is always a user access
+    cpu[walker.CPL] = 3 if state.rules(vm).tdp_enabled else cpl
     cpu[walker.AC] = ac
+    if l2_paging.active(vm, area, v):
+        l2_paging.set_access(vm, area, v, cpl, ac)
 
 
 def rows(words):
@@ -121,6 +123,9 @@ def frames(vm, area):
 @core
 def rights_now(vm, area, v):
     """Fill GUEST_RIGHTS and HARDWARE_RIGHTS from the registers."""
+    if state.rules(vm).tdp_enabled:
+        nested_rights_now(vm, area, v)
+        return
     vcpu = state.vcpu(vm, v)
     cpu = cpu_of(vm, area, v)
     guest = areas.part(vm, area, v, areas.GUEST_RIGHTS)
@@ -150,6 +155,29 @@ def rights_now(vm, area, v):
 
 
 @core
+def nested_rights_now(vm, area, v):
+    """The same where nested tables decide: there is no supervisor (APM vol. 2 15.25.5; SDM vol. 3 29.3.2)."""
+    cpu = cpu_of(vm, area, v)
+    guest = areas.part(vm, area, v, areas.GUEST_RIGHTS)
+    hard = areas.part(vm, area, v, areas.HARDWARE_RIGHTS)
+    ept = state.context(vm, state.vcpu(vm, v).mmu).kind == contexts.PAGING_EPT
+    for rights in range(8):
+        allowed = 0
+        real = 0
+        for bit in range(len(ACCESSES)):
+            kind, _, _ = ACCESSES[bit]
+            if walker.judge(cpu, kind, rights & 1, rights >> 1 & 1, rights >> 2 & 1, 0) == 0:
+                allowed |= 1 << bit
+            # in the shadow of an EPT, U is the right to read and nothing else
+            readable = rights & 2 or ept and kind != walker.READ
+            if readable and (rights & 1 or kind != walker.WRITE_ACCESS) and (not rights & 4 or kind != walker.FETCH):
+                real |= 1 << bit
+        guest[rights] = allowed & ~WRITES
+        guest[8 | rights] = allowed
+        hard[rights] = real
+
+
+@core
 def outdated(vm, area, v):
     """What is derived from this vCPU's registers must be derived anew."""
     h = areas.head(vm, area)
@@ -172,15 +200,65 @@ def reset(vm, area, v):
 
 @core
 def take_registers(vm, area, v):
-    """CR0, CR3, CR4, EFER as the vCPU has them now."""
+    """CR0, CR3, CR4, EFER as the vCPU has them now; with nested paging, L1's nested tables while L2 runs, and none else."""
     vcpu = state.vcpu(vm, v)
     cpu = cpu_of(vm, area, v)
+    if state.rules(vm).tdp_enabled:
+        take_nested_tables(vm, cpu, vcpu)
+        outdated(vm, area, v)
+        return
     cpu[walker.CR0] = vcpu.cr0
     cpu[walker.CR3] = vcpu.cr3
     cpu[walker.CR4] = vcpu.cr4
     cpu[walker.EFER] = vcpu.efer
     walker.prepare(cpu, vm.level_bits)
     outdated(vm, area, v)
+
+
+@core
+def take_nested_tables(vm, cpu, vcpu):
+    """How the physical addresses of whoever runs are translated: by L1's nested tables, as it had them at the entry; L1's not."""
+    cpu[walker.CPL] = 3
+    cpu[walker.EXECUTE_ONLY] = vcpu.ept_execonly
+    if not vcpu.guest_mode:
+        cpu[walker.FORMAT] = walker.BY_REGISTERS
+        cpu[walker.CR0] = 0
+        walker.prepare(cpu, vm.level_bits)
+    elif vcpu.is_amd:
+        nested.npt_host(cpu, vcpu.nested_pgd, vcpu.l1_cr4, vcpu.l1_efer, cpu[walker.TAG] + 0, vm.level_bits)
+    else:
+        nested.ept_host(cpu, vcpu.nested_pgd, vm.level_bits)
+
+
+@core
+def nested_event(vm, area, v, what, tag, address):
+    """An invalidation by its name in oracle.nested.  Where L2 does not page there are no combined rows."""
+    combined = areas.common(vm, area, areas.OUTCOMES)
+    if areas.head(vm, area)[areas.L2_CR0]:
+        combined = l2_paging.combined_of(vm, area, v)
+    else:
+        combined[tlb.COUNT] = 0
+    nested.event(memory_of(vm, area, v), cpu_of(vm, area, v), permitted_of(vm, area, v), combined, what, tag, address,
+                 areas.common(vm, area, areas.OUT))
+    outdated(vm, area, v)
+
+
+@core
+def load_nested_pdptes(vm, area, v):
+    """PAE nested tables: the PDPTEs at nCR3."""
+    cpu = cpu_of(vm, area, v)
+    if cpu[walker.MODE] == walker.PAE:
+        for i in range(4):
+            # as KVM reports a table without memory
+            cpu[walker.PDPTE + i] = 0
+        walker.load_pdptes(memory_of(vm, area, v), cpu, cpu[walker.CR3])
+
+
+@core
+def root_of(vm, area, v):
+    """Where the tables begin that KVM shadows for this vCPU; -1 << 12: none can be without memory."""
+    vcpu = state.vcpu(vm, v)
+    return vcpu.nested_pgd if state.rules(vm).tdp_enabled and vcpu.guest_mode else vcpu.cr3
 
 
 @core
@@ -303,13 +381,62 @@ def settle(vm, area):
     for v in range(vm.n_vcpus):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
-        if stale or changed & own[0]:
+        if h[areas.ASIDE] & known.EPT_SHARED and state.rules(vm).tdp_enabled and not state.vcpu(vm, v).is_amd:
+            learn_cached_eptps(vm, area, v)
+        paged = l2_paging.active(vm, area, v)
+        if stale or changed & own[0] or changed and paged:
             if h[areas.RIGHTS] >> v & 1:
                 rights_now(vm, area, v)
             learn(vm, area, v, -1 if stale else changed)
+            if paged:
+                l2_paging.learn(vm, area, v)
             h[areas.CHANGED] |= 1 << v
     h[areas.STALE] = 0
     h[areas.RIGHTS] = 0
+
+
+@core
+def learn_cached_eptps(vm, area, v):
+    """With `ept-shared` set aside: the CPU may fill its TLB for every EPTP that KVM has a root for, whoever runs."""
+    vcpu = state.vcpu(vm, v)
+    cpu = cpu_of(vm, area, v)
+    ctx = state.context(vm, 3 * v + 1)
+    h = areas.head(vm, area)
+    tag = cpu[walker.TAG] + 0
+    for i in range(-1, 3):
+        hpa = ctx.root_hpa if i < 0 else ctx.prev_hpa[i]
+        if hpa == -1:
+            continue
+        nested.ept_host(cpu, ctx.root_pgd if i < 0 else ctx.prev_pgd[i], vm.level_bits)
+        previous = -1
+        for k in range(h[areas.N_GVAS]):
+            gva = h[areas.GVAS + k] + 0
+            tlb.learn_next(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, previous,
+                           areas.common(vm, area, areas.OUT))
+            previous = gva
+    cpu[walker.TAG] = tag
+    take_nested_tables(vm, cpu, vcpu)
+    share_rows(vm, area, v)
+    if permitted_of(vm, area, v)[tlb.OVERFLOW]:
+        h[areas.FULL] = 1
+
+
+@core
+def share_rows(vm, area, v):
+    """With `ept-shared` set aside: what this vCPU may have cached of an EPT, the others may, too."""
+    mine = permitted_of(vm, area, v)
+    for w in range(vm.n_vcpus):
+        if w == v:
+            continue
+        theirs = permitted_of(vm, area, w)
+        count = theirs[tlb.COUNT] + 0
+        for i in range(mine[tlb.COUNT]):
+            at = tlb.row_at(i)
+            tlb.hold(theirs, mine[at] + 0, mine[at + 1] + 0, mine[at + 2] + 0)
+        if theirs[tlb.COUNT] != count:
+            areas.head(vm, area)[areas.CHANGED] |= 1 << w
+        if theirs[tlb.OVERFLOW]:
+            areas.head(vm, area)[areas.FULL] = 1
 
 
 @core
@@ -360,7 +487,7 @@ def learn(vm, area, v, changed):
         path = 0
         for level in range(out[walker.LEVEL], out[walker.TOP] + 1):
             path |= table_bit(memory, out[walker.ADDRESS + level - 1] >> vm.page_shift)
-            if not out[walker.ENTRY + level - 1] & PT_ACCESSED:
+            if not walker.is_accessed(cpu, out[walker.ENTRY + level - 1]):
                 accessed = False
         tables |= path
         paths[i] = -1 if elsewhere else path
@@ -497,6 +624,20 @@ def may_fault(vm, area, v, gva, kind, error):
 
 
 @core
+def may_exit(vm, area, v, gva, kind, error):
+    """Is an exit for a fault of the nested tables with this error (of oracle.nested) permitted for L2's access now?"""
+    cpu = cpu_of(vm, area, v)
+    if cpu[walker.FORMAT] == walker.EPT_TABLES and error < nested.MISCONFIGURATION:
+        if areas.common(vm, area, areas.BEFORE)[walker.STATUS] == walker.NO_MEMORY:
+            # what is read where a table has no memory is not said; KVM tells the rights of the entries above
+            error &= 7
+        if areas.head(vm, area)[areas.ASIDE] & known.EPT_EMULATED_READ and error & 1 and error & 6:
+            # refused for what it was, or as a read
+            return may_fault(vm, area, v, gva, kind, error & ~1) or may_fault(vm, area, v, gva, walker.READ, error & ~6)
+    return may_fault(vm, area, v, gva, kind, error)
+
+
+@core
 def faulted(vm, area, v, gva):
     """A page fault has been delivered."""
     if not areas.head(vm, area)[areas.ASIDE] & known.FAULT_KEEPS:
@@ -508,6 +649,11 @@ def walk_before(vm, area, v, gva, kind):
     """Before an access: the walk that it may have to do, in BEFORE, with the verdict in its STATUS."""
     cpu = cpu_of(vm, area, v)
     out = areas.common(vm, area, areas.BEFORE)
+    out[walker.STATUS] = walker.TRANSLATED
+    if l2_paging.active(vm, area, v):
+        # (what it may mark: l2_paging.MARKS)
+        l2_paging.remember(vm, area, v, gva, kind)
+        return
     if walker.walk(memory_of(vm, area, v), cpu, gva, out) == walker.TRANSLATED:
         if walker.judge(cpu, kind, out[walker.WRITE], out[walker.USER], out[walker.NO_EXECUTE], out[walker.KEY]):
             out[walker.STATUS] = walker.DENIED
@@ -531,7 +677,9 @@ def marks_wrong(vm, area, v, kind):
         if ram[i] == snapshot[i]:
             continue
         allowed = 0
-        if cpu[walker.MODE] != walker.NO_PAGING:
+        if l2_paging.active(vm, area, v):
+            allowed = l2_paging.MARKS + 0
+        elif cpu[walker.MODE] != walker.NO_PAGING:
             for level in range(out[walker.LEVEL], out[walker.TOP] + 1):
                 gpa = out[walker.ADDRESS + level - 1]
                 at, _ = walker.locate(memory, gpa)

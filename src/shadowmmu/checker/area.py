@@ -20,11 +20,13 @@ from ..state import core
 #: host frames left when FRAMES were read; TAINTED: the host changed a guest page table that a synced shadow page shadows (see
 #: `host_side.taint`); ASIDE: deviations that are known and not looked for (`known`); UNTRACKED: vCPUs whose emulated write is
 #: in memory and not yet known to the MMU; HOST_CODE, HOST_A, HOST_B: what the host has begun (an operation's code and
-#: parameters; 0: nothing); KEPT: a vCPU has loaded CR3 without a flush, so translations by two roots may meet under one PCID.
+#: parameters; 0: nothing); KEPT: a vCPU has loaded CR3, or entered L2, without a flush: translations by two roots
+#: may meet under one tag;
+#: L2_CR0 ...: registers of an L2 that pages itself (l2_paging; 0: it does not).
 (N_GVAS, LIMIT, FAIL, FAIL_VCPU, FAIL_GVA, FAIL_A, FAIL_B, FAIL_C, SKIPPED, OUTCOME, FULL, CHANGED, STALE,
- FREE_RAM, TAINTED, ASIDE, UNTRACKED, HOST_CODE, HOST_A, HOST_B, RIGHTS, KEPT) = range(22)
-GVAS, MAX_GVAS = 22, 24
-FRAMES, GFNS = 46, 32
+ FREE_RAM, TAINTED, ASIDE, UNTRACKED, HOST_CODE, HOST_A, HOST_B, RIGHTS, KEPT, L2_CR0, L2_CR3, L2_CR4) = range(25)
+GVAS, MAX_GVAS = 25, 24
+FRAMES, GFNS = GVAS + MAX_GVAS, 32
 SNAPSHOT, MAX_RAM_WORDS = FRAMES + 2 * GFNS, 96
 OUT = SNAPSHOT + MAX_RAM_WORDS
 BEFORE = OUT + walker.OUT_WORDS
@@ -56,7 +58,7 @@ NO_SLOT, ABSENT, ABSENT_READONLY = walker.NO_FRAME, -2, -3
 
 
 def words(vcpus):
-    """Words of an area for so many vCPUs."""
+    """Words of an area for so many vCPUs (without l2_paging's part)."""
     return VCPUS + vcpus * VCPU_WORDS
 
 

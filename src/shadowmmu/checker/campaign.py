@@ -38,11 +38,13 @@ class CampaignError(SavedError):
 
 # ---- on a worker
 
-def do(document):
+def do(document, in_child=False):
     """Do one task.  document, and what is returned: plain data (`order`, `answer`)."""
     if document["source"] != source_key():
         raise CampaignError(f"the worker has other sources of shadowmmu ({source_key()}, the campaign {document['source']})")
     if patch_key(document["patch"]) != patch_key():
+        if in_child:
+            raise CampaignError(PATCH.problem or "the campaign's patch reads differently here")
         return do_in_child(document)
     settings = Settings.from_dict(document["settings"])
     runner = tasks.Runner(settings)
@@ -256,7 +258,7 @@ def command(settings, *, seconds=0, operations=0, workers=None, scheduler=None, 
 def child():
     """A worker's child: one order on standard input, the answer on standard output."""
     die_with_parent()
-    print(json.dumps(do(json.load(sys.stdin))))
+    print(json.dumps(do(json.load(sys.stdin), in_child=True)))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,21 @@ seldom meet; in a walk that has few pages and much of one kind they do.  Nothing
 """
 
 from .. import state
+from ..mmu import dirty, memslots
 from ..state import core
 from . import area as areas
 from . import execute, ops
 
 #: Words of `random_walk`'s work table that are meant for this module.
-SEED, KINDS, FOCUS, NARROW, WALK = 6, 13, 15, 17, 18
+SEED, KINDS, FOCUS, PAGES, NARROW, WALK, ALWAYS = 6, 13, 15, 16, 17, 18, 19
+#: Kinds that are in every walk; what was begun must be finished.
+NEVER_OUT = ("access", "store", "finish")
 #: A kind's weight counts so many eighths, by its two bits in KINDS.
 SHARES = (0, 1, 1, 8)
 #: Of a kind's rows one in so many, by its two bits in NARROW.
 PARTS = (1, 1, 2, 4)
-#: So often is a row looked for that fits.
-TRIES = 12
+#: So often is a row looked for that fits, and one that is possible: a vCPU that waits can only finish.
+TRIES, PATIENCE = 12, 100
 
 
 @core
@@ -39,10 +42,10 @@ def many_bits(work):
 
 
 @core
-def begin_walk(work, n_pages):
+def begin_walk(work):
     """Choose kinds and pages."""
-    # accesses and stores, the first two kinds, are always there
-    work[KINDS] = many_bits(work) | 5
+    n_pages = work[PAGES] + 0
+    work[KINDS] = many_bits(work) | work[ALWAYS]
     work[NARROW] = many_bits(work)
     work[WALK] = draw(work, 1 << 16)
     work[FOCUS] = 1 << draw(work, n_pages) | 1 << draw(work, n_pages) | 1 << draw(work, n_pages)
@@ -63,11 +66,32 @@ def draw_kind(work, kinds, total):
 
 
 @core
+def logged(vm, as_id, slot_id):
+    """1: the memslot has a dirty log; 0: it has none; -1: there is no such memslot."""
+    i = dirty.find_slot(vm, as_id, slot_id)
+    if i < 0:
+        return -1
+    return 1 if state.slot(vm, i).flags & memslots.LOG_DIRTY_PAGES else 0
+
+
+@core
 def possible(vm, area, alphabet, at):
     """False for operations that certainly do nothing in this state."""
     code = alphabet[at]
     if code == ops.HOST_FINISH:
         return areas.head(vm, area)[areas.HOST_CODE] != 0
+    if code == ops.SLOT_CREATE:
+        return dirty.find_slot(vm, alphabet[at + 6] & 1, alphabet[at + 2]) < 0
+    if code == ops.SLOT_DELETE:
+        return dirty.find_slot(vm, alphabet[at + 3], alphabet[at + 2]) >= 0
+    if code == ops.SLOT_MOVE:
+        return dirty.find_slot(vm, alphabet[at + 4], alphabet[at + 2]) >= 0
+    if code == ops.DIRTY_LOG:
+        return logged(vm, alphabet[at + 4], alphabet[at + 2]) == 1 - alphabet[at + 3]
+    if code == ops.DIRTY_READ:
+        return logged(vm, alphabet[at + 3], alphabet[at + 2]) == 1
+    if code == ops.DIRTY_CLEAR:
+        return logged(vm, alphabet[at + 5], alphabet[at + 2]) == 1
     if code >= ops.HOST_WRITE:
         return True
     v = alphabet[at + 1]
@@ -98,7 +122,7 @@ def draw_row(kinds, about, kind, work):
 def operation(vm, area, alphabet, about, kinds, total, work):
     """The row that comes next: its place in `alphabet`.  about: per row, bit per linear page (focus.about)."""
     at = 0
-    for _ in range(TRIES):
+    for _ in range(PATIENCE):
         kind = draw_kind(work, kinds, total)
         at = draw_row(kinds, about, kind, work) * ops.ROW_WORDS
         if possible(vm, area, alphabet, at):

@@ -14,8 +14,9 @@ states with one digest are taken for one state.
 from .. import state
 from ..mmu import geometry as tables
 from ..mmu import roots, sptes, walk
+from ..oracle import walker
 from ..state import core, layout
-from . import architecture, tlb_model
+from . import architecture, l2_paging, tlb_model
 from . import area as areas
 
 MASK = (1 << 62) - 1
@@ -103,6 +104,27 @@ def digest_pending(vm, h, v, p):
 
 
 @core
+def digest_nested(vm, area, h, v):
+    """What nested paging adds to a vCPU: the other MMU's roots, and who runs on what."""
+    vcpu = state.vcpu(vm, v)
+    for i in range(2):
+        ctx = state.context(vm, 3 * v + i)
+        h = fold(h, named(vm, area, ctx.root_hpa))
+        h = fold(h, ctx.root_role << 32 | ctx.cpu_role)
+        for k in range(3):
+            h = fold(h, named(vm, area, ctx.prev_hpa[k]))
+            h = fold(h, ctx.prev_pgd[k])
+        for k in range(4):
+            h = fold(h, named(vm, area, roots.read_pae_root(vm, ctx, k)))
+    h = fold(h, vcpu.l1_cr4 << 16 | vcpu.l1_efer)
+    h = fold(h, architecture.cpu_of(vm, area, v)[walker.TAG] << 8 | vcpu.guest_mode << 4 | vcpu.vpid << 1)
+    if areas.head(vm, area)[areas.L2_CR0]:
+        h = fold(h, sum_of(l2_paging.combined_of(vm, area, v), 3 + 3 * l2_paging.combined_of(vm, area, v)[0]))
+        h = fold(h, l2_paging.digest_rows(vm, area, v))
+    return fold(h, vcpu.nested_pgd)
+
+
+@core
 def digest_vcpu(vm, area, v):
     h = 1
     vcpu = state.vcpu(vm, v)
@@ -119,6 +141,8 @@ def digest_vcpu(vm, area, v):
     for i in range(4):
         h = fold(h, ctx.pdptrs[i])
         h = fold(h, named(vm, area, roots.read_pae_root(vm, ctx, i)))
+    if state.rules(vm).tdp_enabled:
+        h = digest_nested(vm, area, h, v)
     h = fold(h, vcpu.mmio_gva)
     h = fold(h, vcpu.mmio_gfn << 32 | vcpu.mmio_access << 16 | vcpu.mmio_gen)
     h = fold(h, vcpu.last_retry_addr)
@@ -149,7 +173,7 @@ def digest(vm, area):
         i = sp.next
     for i in range(vm.n_pages):
         sp = state.page(vm, i)
-        if sp.in_use and sp.list == layout.NO_LIST:
+        if sp.in_use and (sp.list == layout.NO_LIST or sp.list == layout.TDP_ROOT_LIST):
             h = digest_page(vm, area, h, sp)
     head = areas.head(vm, area)
     h = fold(h, head[areas.TAINTED] | head[areas.KEPT] << 4 | head[areas.UNTRACKED] << 8 | head[areas.HOST_CODE] << 16

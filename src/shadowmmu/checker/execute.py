@@ -17,9 +17,9 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 from .. import state
 from ..mmu import contexts, faults, inject, memslots, reclaim, roots, walk, zap
 from ..state import core
-from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers
+from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers, two_dimensional
 from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
-from . import architecture, host_side, known, ops, tlb_model, verify
+from . import architecture, host_side, known, l2_paging, nested_execute, ops, tlb_model, verify
 from . import area as areas
 
 #: PENDING: first word, and the places of the others.
@@ -52,9 +52,8 @@ def come_in(vm, area, v):
 def dead(vm, area, v, result):
     """The vCPU cannot run.  KVM may refuse for want of shadow pages (-ENOSPC) or when the root has no memory."""
     no_pages = result == roots.ENOSPC or result == operations.DEAD and reclaim.available(vm) == 0
-    vcpu = state.vcpu(vm, v)
     h = areas.head(vm, area)
-    root = (vcpu.cr3 & FRAME_MASK) >> 12
+    root = (architecture.root_of(vm, area, v) & FRAME_MASK) >> 12
     if no_pages or architecture.frame_behind(vm, area, v, root) == areas.NO_SLOT:
         h[areas.FULL] = 1
     else:
@@ -85,7 +84,7 @@ def fetched(vm, vcpu, gva):
     if gpa == emulation.FAULT:
         w = walk.walker_of(vm, vcpu, walk.OTHER_WALKER)
         inject.emulated_page_fault(vm, vcpu, w.fault_error, w.fault_address, w.fault_nested)
-        return operations.FAULTED
+        return operations.NESTED_EXIT if vcpu.vmexit_pending else operations.FAULTED
     if emulation.is_mmio(vm, vcpu, gva, gpa, 0):
         return operations.MMIO
     return gpa
@@ -160,18 +159,28 @@ def by_tlb(vm, area, v, gva, access):
 def reach_lock(vm, area, v, gva, kind, value, size, flags):
     """Make the hardware reach `gva` as operations.reach does, but stop where the first fault needs mmu_lock (AT_LOCK)."""
     vcpu = state.vcpu(vm, v)
-    result = hardware.translate(vm, vcpu, gva, kind | (PFERR_USER if vcpu.cpl == 3 else 0))
-    if result >= 0:
-        return result
-    error = -1 - result
-    exits.leave_guest(vm, vcpu, gva, error)
-    result = exits.before_lock(vm, vcpu, gva, error)
+    address = gva
+    if nested_execute.has(vm):
+        result = operations.hardware_walk(vm, vcpu, gva, kind)
+        if result == two_dimensional.OK:
+            return state.hw_walk(vm).hpa - (vm.ram_pfn << vm.page_shift)
+        if result != two_dimensional.NESTED_FAULT:
+            return operations.reach(vm, vcpu, gva, kind)
+        error = state.hw_walk(vm).error + 0
+        address = state.hw_walk(vm).address + 0
+    else:
+        result = hardware.translate(vm, vcpu, gva, kind | (PFERR_USER if vcpu.cpl == 3 else 0))
+        if result >= 0:
+            return result
+        error = -1 - result
+    exits.leave_guest(vm, vcpu, address, error)
+    result = exits.before_lock(vm, vcpu, address, error)
     if result == faults.CONTINUE:
-        leave_open(vm, area, v, FAULT, gva, kind, value, size, flags, error, 0)
+        leave_open(vm, area, v, FAULT, gva, kind, value, size, flags, error, address)
         return AT_LOCK
     if result == exits.MMIO_EMULATE:
         return operations.EMULATED
-    return after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, gva, error, result))
+    return after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, address, error, result))
 
 
 @core
@@ -190,6 +199,13 @@ def after_fault(vm, vcpu, gva, kind, verdict):
 def access(vm, area, v, gva, kind, value, size, flags):
     """A guest access within one page: done, and checked."""
     vcpu = state.vcpu(vm, v)
+    if nested_execute.has(vm):
+        if nested_execute.out_of_reach(vm, area, v, gva):
+            areas.head(vm, area)[areas.SKIPPED] = 1
+            return
+        if not l2_paging.active(vm, area, v):
+            # who does not page has no privileges, and L1 pages as a supervisor
+            flags &= ~(ops.USER | ops.AC)
     architecture.set_access(vm, area, v, 3 if flags & ops.USER else 0, 1 if flags & ops.AC else 0)
     architecture.walk_before(vm, area, v, gva, kind)
     if flags & ops.BY_TLB:
@@ -216,6 +232,9 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
     """The access has this outcome: move the data, check."""
     h = areas.head(vm, area)
     vcpu = state.vcpu(vm, v)
+    if at == operations.FAULTED and l2_paging.active(vm, area, v):
+        # a #PF that the hardware itself delivered
+        l2_paging.flush_address(vm, area, v, gva)
     if at == operations.EMULATED:
         at = emulate(vm, area, v, gva, kind, value, size, flags)
         h[areas.OUTCOME] = at
@@ -223,6 +242,8 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
             return
     h[areas.OUTCOME] = at
     if at >= 0:
+        if l2_paging.active(vm, area, v):
+            l2_paging.hold(vm, area, v, gva)
         reached(vm, area, v, gva, kind, (at >> vm.page_shift) + vm.ram_pfn)
         if kind & PFERR_WRITE:
             operations.write_bytes(vm, at, value, size)
@@ -234,6 +255,8 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
         architecture.settle(vm, area)
         verify.fault_delivered(vm, area, v, gva, kind)
         inject.clear_queue(vcpu)
+    elif at == operations.NESTED_EXIT:
+        nested_execute.table_fault(vm, area, v, gva, kind)
     elif at == operations.STUCK:
         # while a notifier is under way, the fault waits for its end
         if not vm.invalidate_in_progress:
@@ -270,7 +293,7 @@ def finish(vm, area, v):
     flags = p[FLAGS] + 0
     architecture.set_access(vm, area, v, 3 if flags & ops.USER else 0, 1 if flags & ops.AC else 0)
     architecture.walk_before(vm, area, v, gva, kind)
-    at = after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, gva, p[ERROR], under_lock(vm, vcpu, p[GENERATION])))
+    at = after_fault(vm, vcpu, gva, kind, exits.conclude(vm, vcpu, p[GPA] + 0, p[ERROR] + 0, under_lock(vm, vcpu, p[GENERATION])))
     tlb_model.obey(vm, area, vcpu, areas.part(vm, area, v, areas.HELD))
     conclude(vm, area, v, gva, kind, p[VALUE], p[SIZE], flags & ~ops.BEGIN, at)
 
@@ -448,6 +471,8 @@ def from_vcpu(vm, area, code, v, op, at):
             access(vm, area, v, op[at + 2], PFERR_FETCH, 0, 1, op[at + 5])
         elif code == ops.STORE:
             access(vm, area, v, op[at + 2], PFERR_WRITE, op[at + 3], op[at + 4], op[at + 5])
+        elif nested_execute.has(vm) and code != ops.ENTER:
+            nested_execute.instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
         elif code != ops.ENTER:
             instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
     if not areas.head(vm, area)[areas.FULL] and pending(vm, area, v)[KIND_OF_PENDING] == NOTHING:

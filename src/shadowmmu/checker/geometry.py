@@ -43,27 +43,40 @@ from ..x86.bits import (
     NX,
 )
 from . import area as areas
-from . import known, ops
+from . import known, nested_tables, places
+from .places import (
+    DATA,
+    FULL,
+    L1_PAGES,
+    L1_TABLES,
+    L2_TABLE,
+    MEMORY_PAGES,
+    MMIO,
+    PAGE,
+    PD,
+    PD_B,
+    PDPT,
+    PML4,
+    PS,
+    ROOT_A,
+    ROOT_B,
+    SMRAM,
+    SPARE_PAGES,
+    U_TABLE,
+    G,
+    P,
+    T,
+    U,
+    W,
+    entry,
+)
 
 #: How often a kind of operation is drawn.
 WEIGHTS = {"access": 34, "store": 24, "upper": 3, "emulated": 4, "cr3": 8, "flush": 8, "registers": 4, "modes": 2,
            "host registers": 1, "enter": 3, "nested": 0, "begin": 5, "finish": 6, "host write": 2, "slots": 2,
            "dirty": 2, "memory": 2, "reclaim": 1}
 
-P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
-FULL = P | W | U | A | D
-PML4, ROOT_A, PDPT, PD, T, U_TABLE, ROOT_B, PD_B = range(8)
-DATA, MMIO = 8, 14
-PAGE = 32
-#: Host pages; the last one is what SMM has at gfn 11.
-MEMORY_PAGES, SPARE_PAGES = 17, 2
-SMRAM = 16
 QUOTA = 22
-
-
-def entry(gfn, flags=FULL):
-    """A paging entry."""
-    return ops.signed(gfn << 12 | flags)
 
 
 @dataclass(frozen=True)
@@ -85,11 +98,20 @@ class Machine:
     slot1_pages: int = 2    # of slot 1, behind it; none if slot 0 has everything
     edits: int = DATA       # what the guest maps at its fourth page
     quota: int = QUOTA
+    #: The smallest one that a guest can run with; direct pages of the legacy MMU count, too.
+    least_quota: int = 8
     #: Rules that the machine needs otherwise than the kernel's default: module parameters.
     parameters: tuple = ()
     prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
     #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
     more: tuple = ()
+    #: Nested paging: `npt` (L1 is an SVM hypervisor, its nested tables have the format of its own paging mode) or `ept`; then the
+    #: host has nested paging, too, of this many levels, and `pages` are L2's physical pages.
+    nested: str = ""
+    mmu: str = "tdp"
+    l2_paging: bool = False
+    tdp_level: int = 4
+    nested_levels: int = 4
 
     @property
     def weights(self):
@@ -110,7 +132,24 @@ class Machine:
         return 3 if self.entry_bytes == 4 else 2
 
     def tables(self):
-        """gfn -> entries of the guest's tables at the start."""
+        """gfn -> entries of the guest's tables at the start (with nested paging: of the nested tables, and L1's own)."""
+        if not self.nested:
+            return self.guest_tables()
+        levels = 3 if not self.efer & EFER_LMA else 5 if self.cr4 & CR4_LA57 else 4
+        t = nested_tables.ept_tables(self.edits, self.nested_levels) if self.nested == "ept" else self.guest_tables()
+        if self.l2_paging:
+            t |= nested_tables.l2_tables()
+        if self.is_nested_pae:
+            t = nested_tables.pae_roots(t)
+        return t | nested_tables.l1_tables(levels, self.entry_bytes)
+
+    @property
+    def is_nested_pae(self):
+        """L1's nested tables begin with four PDPTEs."""
+        return self.nested == "npt" and self.entry_bytes == 8 and not self.efer & EFER_LMA
+
+    def guest_tables(self):
+        """gfn -> entries in the format of the machine's registers."""
         t = {
             PD: [entry(T), entry(U_TABLE), entry(DATA, FULL | PS), entry(U_TABLE, FULL & ~W)],
             T: [entry(T), entry(U_TABLE), entry(PD), entry(self.edits)],
@@ -140,8 +179,9 @@ class Machine:
         return t
 
     def config(self, vcpus):
-        return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus, memory_pages=MEMORY_PAGES,
-                      spare_pages=SPARE_PAGES, shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
+        return Config(page_shift=5, level_bits=2, prefetch_num=self.prefetch, vcpus=vcpus,
+                      memory_pages=MEMORY_PAGES + (L1_PAGES if self.nested else 0), spare_pages=SPARE_PAGES,
+                      shadow_pages=self.quota + 8 * vcpus + 6, slots=8, slot_pages=44,
                       descs=3 * self.quota, hash_buckets=4, events=1, host_level=self.host_level)
 
 
@@ -152,6 +192,8 @@ _PAGES = tuple(range(16))
 #: In `wide`: the tables, and what each of the sixteen leaf tables maps at its start or end.
 _WIDE = (0, 1, 2, 3, 4, 8, 12, 16, 19, 20, 23, 24, 28, 31, 35, 36, 40, 44, 48, 51, 52, 56, 60)
 _PAGES32 = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 24, 25, 28)
+
+_NESTED_PAGING = (("nested", 14), ("modes", 0), ("cr3", 0), ("host registers", 0))
 
 MACHINES = {m.name: m for m in (
     Machine("4-level", "64-bit paging", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES),
@@ -172,6 +214,28 @@ MACHINES = {m.name: m for m in (
             _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES, (0, 1), True, more=(("nested", 12), ("cr3", 10), ("slots", 0))),
     Machine("nested-pae", "PAE L1 and L2 on shadow paging", 8, _CR0, ROOT_A << 12, CR4_PAE, EFER_NX, _PAGES, (0,), True,
             edits=ROOT_A, more=(("nested", 12), ("slots", 0))),
+    Machine("npt", "nested paging: a 64-bit SVM hypervisor on the TDP MMU", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
+            edits=PDPT, more=_NESTED_PAGING, nested="npt"),
+    Machine("npt-legacy", "the same on the legacy direct MMU, whose pages are shadow pages, too", 8, _CR0, L1_TABLES << 12, _LONG,
+            _EFER, _PAGES, edits=ROOT_A, mmu="tdp-legacy", quota=36, least_quota=24, more=_NESTED_PAGING, nested="npt"),
+    Machine("npt-pae", "nested paging: a PAE SVM hypervisor", 8, _CR0, L1_TABLES << 12, CR4_PAE, EFER_NX, _PAGES,
+            more=(*_NESTED_PAGING, ("upper", 0)), nested="npt"),
+    Machine("npt-32", "nested paging: a 32-bit SVM hypervisor", 4, _CR0, L1_TABLES << 12, CR4_PSE, 0, (*_PAGES, 16, 17, 24, 28),
+            more=_NESTED_PAGING, nested="npt"),
+    Machine("npt-5", "nested paging: a 64-bit SVM hypervisor on a host with five levels", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
+            _PAGES, edits=PDPT, more=_NESTED_PAGING, nested="npt", tdp_level=5),
+    Machine("ept", "nested paging: a VMX hypervisor with EPT", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,), True,
+            edits=PDPT, more=_NESTED_PAGING, nested="ept"),
+    Machine("npt-pae-5", "nested paging: a PAE SVM hypervisor on a host with five levels", 8, _CR0, L1_TABLES << 12, CR4_PAE,
+            EFER_NX, _PAGES, more=(*_NESTED_PAGING, ("upper", 0)), nested="npt", tdp_level=5),
+    Machine("ept-5", "nested paging: a VMX hypervisor with EPT of four and five levels", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
+            _PAGES, (0,), True, edits=PDPT, more=_NESTED_PAGING, nested="ept", tdp_level=5, nested_levels=5),
+    Machine("npt-l2", "nested paging: a 64-bit SVM hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
+            _PAGES, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="npt", l2_paging=True,
+            quota=30, least_quota=16),
+    Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
+            (0,), True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
+            quota=30, least_quota=16),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
@@ -180,7 +244,8 @@ MACHINES = {m.name: m for m in (
 def build(machine, rules, vcpus):
     """A `Vm` in the machine's initial state (no area)."""
     values = rules if isinstance(rules, dict) else rule_sets.RULES[rules]
-    vm = Vm(0, rules=values | dict(machine.parameters), config=machine.config(vcpus), record=0)
+    vm = Vm(0, rules=values | dict(machine.parameters), mmu=machine.mmu if machine.nested else "shadow",
+            config=machine.config(vcpus), record=0)
     vm.add_memslot(0, 0, machine.slot_pages * PAGE, 0)
     if machine.slot_pages == 12:
         vm.add_memslot(1, 12 * PAGE, machine.slot1_pages * PAGE, 12 * PAGE)
@@ -188,8 +253,10 @@ def build(machine, rules, vcpus):
         vm.add_memslot(5, 11 * PAGE, PAGE, SMRAM * PAGE, as_id=1)
     else:
         vm.add_memslot(2, 0, machine.slot_pages * PAGE, 0, as_id=1)
+    if machine.nested:
+        vm.add_memslot(7, L1_TABLES * PAGE, L1_PAGES * PAGE, MEMORY_PAGES * PAGE)
     for gfn, entries in machine.tables().items():
-        size = machine.entry_bytes
+        size = 4 if machine.l2_paging and gfn == L2_TABLE else machine.entry_bytes
         data = b"".join((e & (1 << 8 * size) - 1).to_bytes(size, "little") for e in entries)
         vm.write_gpa(gfn * PAGE, data)
     for cpu in vm.vcpus:
@@ -197,6 +264,9 @@ def build(machine, rules, vcpus):
         cpu.record.rip = 1
         # PSE-36 bits would overlap the frame numbers of such small tables
         cpu.record.has_pse36 = 0
+        cpu.record.tdp_level = machine.tdp_level
+        # what nested tables have in bits 62:59 is nobody's protection key
+        cpu.record.pkru = places.KEY_1_DENIED if machine.nested else 0
         cpu.set_cpuid(pcid=True)
         cpu.set_sregs(cr0=machine.cr0, cr3=machine.cr3, cr4=machine.cr4, efer=machine.efer, cs_l=0)
     vm.set_nr_mmu_pages(machine.quota)
@@ -217,7 +287,8 @@ class Arena:
         vm = build(machine, rules, vcpus)
         offset, length = vm.store.tables["events"]
         self.area = -(-(offset + length) // 64) * 64
-        self.stride = self.area + 8 * areas.words(vcpus)
+        from . import l2_paging
+        self.stride = self.area + 8 * (areas.words(vcpus) + (vcpus * l2_paging.EXTRA_WORDS if machine.l2_paging else 0))
         self.stride = -(-self.stride // 64) * 64
         self.words = self.stride // 8
         self.memory = mmap.mmap(-1, self.stride * copies)
@@ -238,6 +309,10 @@ class Arena:
             interpreted.rules(self.view(0)).pae_root_unseen = 1
         if aside & known.ALIAS_RMAP:
             interpreted.rules(self.view(0)).set_spte_looks_at_gfn = 1
+        if aside & known.NESTED_ROOT:
+            interpreted.rules(self.view(0)).nested_roots_survive = 1
+        if machine.l2_paging:
+            table[areas.L2_CR0], table[areas.L2_CR3], table[areas.L2_CR4] = nested_tables.L2_REGISTERS
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):

@@ -12,7 +12,8 @@ from collections import namedtuple
 Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
-    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP = (1 << i for i in range(15))
+    WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP, EPT_EMULATED_READ, VIOLATION_KEEPS, \
+    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT, WALK_UNTRACKED = (1 << i for i in range(21))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -143,6 +144,87 @@ v0 load 0xc0
 v0 store 0x20 = 0
 host memslot create 3 gfn=14 pages=2 hva=14
 v0 mov cr3 = root(gfn=1)
+"""),
+    "nested-root": Deviation(
+        NESTED_ROOT,
+        "A shadow page of L1's nested tables that loses its last parent is zapped although it is a root that a vCPU uses, and "
+        "leaves the "
+        "active list while zap_obsolete_pages() walks it.  Mended upstream by 7a2c70e777a0 (museum A6); kernels without it, "
+        "6.12.0 and "
+        "6.1 among them, need it.  Details of what a guest can do with it are withheld (docs/findings.md).",
+        "the rule `nested_roots_survive` is switched on",
+        None),
+    "walk-untracked": Deviation(
+        WALK_UNTRACKED,
+        "KVM's own walk of a guest's tables sets A and D by a write that the MMU is not told of "
+        "(FNAME(update_accessed_dirty_bits) "
+        "uses __try_cmpxchg_user).  Where L2's tables lie in a page of L1's nested tables, bits of one format mean another "
+        "thing in "
+        "the other: the shadow of the nested table is stale, is not unsync, and INVEPT does not mend it.",
+        "translations are not judged any more when an access of L2 has changed a nested table in this way",
+        """machine ept-l2
+v0 vm entry eptp(gfn=1, levels=4, ad) vpid=0
+v0 store 0x60 = pte(gfn=7, P|W|G)
+v0 store 0x18 = pte(gfn=8, P|PCD|A|G|0x200)
+v0 invept 1 eptp(gfn=1, levels=4, ad)
+v0 vm entry eptp(gfn=1, levels=4, ad) vpid=0
+"""),
+    "violation-keeps": Deviation(
+        VIOLATION_KEEPS,
+        "An EPT violation removes the guest-physical mappings of its address (SDM vol. 3 29.4.3.1), and none can come back "
+        "before the "
+        "next VM entry (29.4.2), so what L1 then writes into the EPT entry needs no INVEPT on this CPU.  "
+        "nested_ept_inject_page_fault() syncs what is unsync when the violation is injected; the entry that L1 writes afterwards "
+        "makes the table unsync, VM entry syncs nothing, and L2 still uses the old frame.",
+        "an EPT violation removes nothing",
+        """machine ept
+v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
+v0 load 0xa0
+v0 store 0xa0 = 0
+v0 store 0xa8 = pte(gfn=5, P|U|PCD|A|G|0x200)
+v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
+"""),
+    "ept-shared": Deviation(
+        EPT_SHARED,
+        "Guest-physical mappings are those of one logical processor and one EP4TA (SDM vol. 3 29.4.1, 29.4.2).  Shadow pages "
+        "of an EPT "
+        "belong to all vCPUs and to every root that leads to them, and VM entry syncs nothing: L2 uses what another vCPU, or "
+        "L2 under "
+        "another EPTP, has filled in from entries that have changed since.",
+        "every vCPU may cache of an EPT what one may, at any time, for every EPTP that KVM has a root for",
+        """machine ept
+vcpus 2
+v1 vm entry eptp(gfn=1, levels=4, ad) vpid=2
+v0 vm entry eptp(gfn=1, levels=4, ad) vpid=1
+v1 vm exit
+v1 store 0xb8 = pte(gfn=9, P|W|U|PCD|A|G|0x200)
+v0 fetch 0x1c0
+v1 store 0xb8 = pte(gfn=8, P|W|U|PCD|A|G)
+v1 vm entry eptp(gfn=1, levels=4, ad) vpid=2
+"""),
+    "ept-table-write": Deviation(
+        EPT_TABLE_WRITE,
+        "Where L1's EPT has no A and D bits, a walk of L2's tables reads them (SDM vol. 3 29.3.3.2).  KVM's emulator asks for "
+        "the right "
+        "to write them (nested_access in FNAME(walk_addr_generic) depends on the A and D bits of L2's own format): L2's "
+        "tables on "
+        "read-only pages give an EPT violation that no CPU would raise.",
+        "an emulated access of L2 may take its tables for written",
+        """machine ept-l2
+v0 vm entry eptp(gfn=6, levels=4) vpid=2
+v0 store 0xa0 = 0 emulated
+"""),
+    "ept-emulated-read": Deviation(
+        EPT_EMULATED_READ,
+        "Bit 0 of the exit qualification of an EPT violation says that the access was a data read (SDM vol. 3 table 28-7).  When "
+        "KVM's emulator translates an address of L2, translate_nested_gpa() makes every access a user access, and "
+        "FNAME(walk_addr_generic) for EPT takes the user flag for a read: a store and a fetch are told as reads, too, and a "
+        "fetch from "
+        "an execute-only page is refused.",
+        "an emulated access may be a read, too",
+        """machine ept
+v0 vm entry eptp(gfn=6, levels=4, ad) vpid=2
+v0 store 0xa0 = pte(gfn=8, P|W|U|PCD|A|G|0x200) emulated
 """),
     "pae-root": Deviation(
         PAE_ROOT,

@@ -8,7 +8,7 @@
 from array import array
 
 from ..state import JIT
-from . import entries, ops
+from . import choice, entries, ops
 from .breadth import COVERED as BREADTH_COVERED
 from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, NODES
 from .breadth import SALT as BREADTH_SALT
@@ -20,7 +20,6 @@ from .random_walk import (
     FULLS,
     LENGTH,
     MAX_LENGTH,
-    PAGES,
     POOL,
     POOLED,
     SALT,
@@ -41,9 +40,10 @@ class RandomWalk:
 
     def __init__(self, arena, rows, seen, seed, length=40, salt=0):
         self.arena, self.seen = arena, seen
-        kinds, flat, total = [], [], 0
+        kinds, flat, total, always = [], [], 0, 0
         for kind, weight in arena.machine.weights.items():
             if rows[kind] and weight:
+                always |= (kind in choice.NEVER_OUT) << 2 * (len(kinds) // 3)
                 total += weight
                 kinds += [total, len(flat), len(rows[kind])]
                 flat += rows[kind]
@@ -54,7 +54,8 @@ class RandomWalk:
         self.work, self.trace = entries.table(WORK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
         self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
         w = self.work
-        w[SEED], w[LENGTH], w[SALT], w[PAGES] = seed * 7919 + 17, min(length, MAX_LENGTH), salt, len(arena.machine.pages)
+        w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
+        w[choice.PAGES], w[choice.ALWAYS] = len(arena.machine.pages), always
         self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
 
     def step(self, budget):

@@ -30,9 +30,10 @@ from ..x86.bits import CR3_NOFLUSH, CR3_PCID_MASK, FRAME_MASK
 ROW_WORDS = 8
 
 (LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, SET_MSRS,
- SET_CPUID, VM_ENTRY, VM_EXIT, ENTER, FINISH, HOST_WRITE, SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
+ SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, VMFUNC, ENTER, FINISH, HOST_WRITE,
+ SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
  DIRTY_CLEAR, UNMAP, MIGRATE,
- AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(31)
+ AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(37)
 
 #: Flags of an access.
 USER, AC, BY_TLB, EMULATED, LOCKED, BEGIN = 1, 2, 4, 8, 16, 32
@@ -44,7 +45,7 @@ CR4_BITS = {n: getattr(bits, "CR4_" + n) for n in ("PSE", "PAE", "PGE", "LA57", 
 EFER_BITS = {n: getattr(bits, "EFER_" + n) for n in ("SCE", "LME", "LMA", "NX", "SVME")}
 
 #: One row per operation.  `text`: fields in braces are parameters in the order of the row; the letter says how a parameter is
-#: written: n number, x hexadecimal, p entry, r CR3, 0 CR0, 4 CR4, e EFER, f access flags, s size, b on/off, m memslot
+#: written: n number, x hexadecimal, p entry, r CR3, t EPTP, 0 CR0, 4 CR4, e EFER, f access flags, s size, b on/off, m memslot
 #: flags, w begin, _ nothing.
 Op = namedtuple("Op", "code name text what")
 OPS = (
@@ -55,7 +56,8 @@ OPS = (
     Op(MOV_CR3, "mov cr3", "mov cr3 = {r}", "MOV CR3, with `noflush` bit 63"),
     Op(MOV_CR4, "mov cr4", "mov cr4 = {4}", "MOV CR4"),
     Op(WRMSR_EFER, "wrmsr efer", "wrmsr efer = {e}", "WRMSR EFER"),
-    Op(INVLPG, "invlpg", "invlpg {x}", "INVLPG"),
+    Op(INVLPG, "invlpg", "invlpg {x}{_}{_}{f}", "INVLPG; `emulated`: by KVM, where the hardware "
+       "does it by itself"),
     Op(INVPCID, "invpcid", "invpcid {n} pcid={n} {x}", "INVPCID of type 0..3"),
     Op(SMM_ENTER, "smm enter", "smm enter", "SMI, as far as the MMU notices"),
     Op(SMM_LEAVE, "smm leave", "smm leave", "RSM"),
@@ -65,6 +67,13 @@ OPS = (
     Op(SET_CPUID, "set_cpuid", "set_cpuid maxphyaddr={n}", "KVM_SET_CPUID2 with another MAXPHYADDR"),
     Op(VM_ENTRY, "vm entry", "vm entry cr3={r}", "L1, a VMX hypervisor without EPT and VPID, enters L2: L1's registers but CR3"),
     Op(VM_EXIT, "vm exit", "vm exit", "L2 leaves for L1"),
+    Op(VMRUN, "vmrun", "vmrun ncr3={r} asid={n} flush={n}", "L1, an SVM hypervisor, runs L2 on its nested tables, with "
+       "an ASID and TLB_CONTROL (0 nothing, 1 everything, 3 this ASID)"),
+    Op(EPT_ENTRY, "vm entry eptp", "vm entry {t} vpid={n}", "L1, a VMX hypervisor, enters L2 on its EPT; vpid=0: none"),
+    Op(INVLPGA, "invlpga", "invlpga {x} asid={n}", "INVLPGA of L1"),
+    Op(INVEPT, "invept", "invept {n} {t}", "INVEPT of L1, type 1 (one EPTP) or 2 (all)"),
+    Op(INVVPID, "invvpid", "invvpid {n} vpid={n} {x}", "INVVPID of L1, type 0 (an address), 1 (a VPID) or 2 (all)"),
+    Op(VMFUNC, "vmfunc", "vmfunc {t}", "L2 takes another EPTP of L1's list"),
     Op(ENTER, "enter", "enter", "a vCPU that was kicked comes back"),
     Op(FINISH, "finish", "finish", "the rest of what this vCPU began"),
     Op(HOST_WRITE, "write", "write {x} = {p}{s}", "the host writes guest memory behind the MMU's back"),
@@ -143,6 +152,18 @@ def _root_value(text):
     return value | (CR3_NOFLUSH if found[3] else 0)
 
 
+def _eptp_text(value):
+    text = f"eptp(gfn={(value & FRAME_MASK) >> 12}, levels={(value >> 3 & 7) + 1}"
+    return text + (", ad)" if value & 1 << 6 else ")")
+
+
+def _eptp_value(text):
+    found = re.fullmatch(r"eptp\(gfn=(\w+),\s*levels=(\d)(,\s*ad)?\)", text)
+    if not found:
+        return signed(int(text, 0))
+    return int(found[1], 0) << 12 | 6 | (int(found[2]) - 1 & 7) << 3 | (1 << 6 if found[3] else 0)
+
+
 #: letter -> (regular expression, text of a value, value of a text)
 _ENTRY = r"(?:pte\([^)]*\)|-?\w+)"
 _NAMES = r"[\w|]+"
@@ -151,6 +172,7 @@ _CODECS = {
     "x": (r"-?\w+", lambda v: hex(v & (1 << 64) - 1), lambda t: signed(int(t, 0))),
     "p": (_ENTRY, pte_text, _pte_value),
     "r": (r"(?:root\([^)]*\)|-?\w+)", _root_text, _root_value),
+    "t": (r"(?:eptp\([^)]*\)|-?\w+)", _eptp_text, _eptp_value),
     "0": (_NAMES, lambda v: _flags_text(v, CR0_BITS), lambda t: _flags_value(t, CR0_BITS)),
     "4": (_NAMES, lambda v: _flags_text(v, CR4_BITS), lambda t: _flags_value(t, CR4_BITS)),
     "e": (_NAMES, lambda v: _flags_text(v, EFER_BITS), lambda t: _flags_value(t, EFER_BITS)),

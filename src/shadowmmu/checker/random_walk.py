@@ -20,11 +20,11 @@ from . import area as areas
 from . import choice, coverage, digest, execute, ops, step, verify
 from . import seen as met
 
-#: Words that the loop and Python share; the first six mean the same in `breadth`, SEED, KINDS, FOCUS,
-#: NARROW and WALK are `choice`'s.
+#: Words that the loop and Python share; the first six mean the same in `breadth`, SEED, KINDS and those
+#: from FOCUS on are `choice`'s.
 (OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS,
- COVERED, FOCUS, PAGES, NARROW, WALK) = range(19)
-WORK_WORDS = 19
+ COVERED, FOCUS, PAGES, NARROW, WALK, ALWAYS) = range(20)
+WORK_WORDS = 20
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256
@@ -41,7 +41,7 @@ def copy_operation(trace, to, alphabet, at):
 def restart(vm, initial, pool, stride, words, work, trace, pool_trace, pool_depth):
     """Begin a walk: at the initial state or in the pool, with some of the kinds."""
     work[RESTARTS] += 1
-    choice.begin_walk(work, work[PAGES])
+    choice.begin_walk(work)
     work[STEP] = 0
     work[END] = work[LENGTH]
     if not work[POOLED] or not choice.draw(work, FROM_POOL):

@@ -21,6 +21,7 @@ from . import entries, known, ops
 from .alphabet import alphabet
 from .finding import explain
 from .geometry import MACHINES, Arena
+from .places import eptp
 
 #: How a parameter of an operation is drawn, by the letter in `ops.OPS`.
 _ENTRIES = st.builds(lambda gfn, flags: ops.signed(gfn << 12 | sum(flags)), st.integers(0, 15),
@@ -31,6 +32,7 @@ _PARAMETERS = {
     "p": lambda machine: _ENTRIES,
     "r": lambda machine: st.builds(lambda gfn, pcid, keep: ops.signed(gfn << 12 | pcid | keep << 63), st.sampled_from((1, 6)),
                                    st.sampled_from(machine.pcids), st.integers(0, int(len(machine.pcids) > 1))),
+    "t": lambda machine: st.builds(eptp, st.sampled_from((1, 6)), st.booleans()),
     "0": lambda machine: st.builds(lambda clear: machine.cr0 & ~clear, st.sampled_from((0, ops.CR0_BITS["WP"]))),
     "4": lambda machine: st.builds(lambda change: machine.cr4 ^ change, st.sampled_from(
         [0, *(ops.CR4_BITS[name] for name in ("PGE", "SMEP", "SMAP"))])),

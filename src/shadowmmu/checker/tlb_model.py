@@ -19,9 +19,10 @@ The check on a set does not depend on luck: if a translation in it is not permit
 from .. import state
 from ..mmu import geometry, roles, sptes
 from ..state import core
-from ..vm import hardware
+from ..vm import hardware, two_dimensional
 from ..x86.bits import CR3_PCID_MASK, FRAME_MASK, FRAME_SHIFT, NX, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
 from . import area as areas
+from . import l2_paging
 
 COUNT, LAST_ROOT, LAST_SUM, ROWS = 0, 1, 2, 4
 ROW_WORDS = 3
@@ -69,7 +70,10 @@ def clear(held):
 
 @core
 def current_pcid(vm, vcpu):
-    """PCID in hardware CR3."""
+    """PCID in hardware CR3.  With nested paging, rows are guest-physical: under AMD's ASID, which L1 and L2 share, or Intel's
+    EP4TA, the root's frame."""
+    if state.rules(vm).tdp_enabled:
+        return 0 if vcpu.is_amd else geometry.entry_frame(vcpu.hw_root) - vm.shadow_pfn
     if roles.level(state.context(vm, vcpu.mmu).root_role) < 4:
         return 0
     return vcpu.hw_root & CR3_PCID_MASK
@@ -78,9 +82,11 @@ def current_pcid(vm, vcpu):
 @core
 def obey(vm, area, vcpu, held):
     """At an entry: do the flushes that the MMU asked for."""
+    l2_paging.obey(vm, area, vcpu)
     if vcpu.hw_flush:
         clear(held)
-    else:
+    elif not state.rules(vm).tdp_enabled:
+        # (INVLPGA and INVVPID promise nothing about guest-physical rows)
         if vcpu.hw_flush_count:
             held[LAST_ROOT] = 0
         for k in range(vcpu.hw_flush_count):
@@ -147,6 +153,8 @@ def sample(vm, area, v):
     held[LAST_SUM] = total
     pcid = current_pcid(vm, vcpu)
     level = roles.level(state.context(vm, vcpu.mmu).root_role)
+    if state.rules(vm).tdp_enabled:
+        level = two_dimensional.levels_of(vm, vcpu)
     frame = geometry.entry_frame(vcpu.hw_root)
     expand(vm, area, held, pcid, level, 0, frame << FRAME_SHIFT | PT_WRITABLE | PT_USER)
     i = 0

@@ -11,21 +11,22 @@
 
 Each check notes the first failure in the area (`area.fail`); `FAILURES` says what the number means, what the architecture
 says, and what FAIL_A, FAIL_B, FAIL_C are.  Checks 1 to 3 rest once the host has written a guest page table behind the
-MMU's back: KVM does not see such writes (no tracking of userspace's own stores), and only promises that the host is safe.
+MMU's back, or while a shadowed table has two gfns: KVM does not see such writes, and only promises that the host is safe.
 The dirty log is complete when the host's operation on it has ended.
 """
 
 from .. import state
-from ..mmu import memslots
+from ..mmu import memslots, roles
+from ..oracle import nested, tlb, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, invariants, known, tlb_model
+from . import architecture, host_side, invariants, known, l2_paging, tlb_model
 from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
 INVARIANT = 100
 (TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
- NOT_REFUSED, TWO_SIZES) = range(1, 15)
+ NOT_REFUSED, TWO_SIZES, NESTED_EXIT) = range(1, 16)
 
 #: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
 CACHE_WARNING = 25
@@ -50,11 +51,14 @@ FAILURES = {
     WARNING: ("warning", "a condition that the kernel has a WARN or BUG for (mmu/warn.py)", ("number", "", "")),
     NOT_MMIO: ("not-mmio", "an access was emulated as MMIO although no permitted translation leads to an address without "
                "memory", ("access", "", "")),
-    NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers)",
-                  ("value", "", "")),
+    NOT_REFUSED: ("not-refused", "a MOV CR3 was carried out that must raise #GP(0) (SDM vol. 2, MOV to control registers), or an "
+                  "EPTP was taken that must be refused (SDM vol. 3 27.2.1.1)", ("value", "", "")),
     TWO_SIZES: ("two-sizes", "the CPU may hold translations of two page sizes for one linear address, which KVM promises never "
                 "to bring about (3be2264be3c0): it may use either (SDM vol. 3 4.10.2.3), and on some CPUs a fetch ends in a "
                 "machine check (INTEL-SA-00210)", ("addresses (bit per page of the machine)", "", "")),
+    NESTED_EXIT: ("nested-exit", "L2 left for L1 by a fault of the nested tables that the architecture does not permit for this "
+                  "access, or with another error code or exit qualification (APM vol. 2 15.25.6; SDM vol. 3 table 28-7)",
+                  ("error code or qualification", "guest-physical address", "access")),
 }
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.told(n), ("", "", ""))
@@ -62,10 +66,29 @@ FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant
 
 
 @core
+def has_alias(vm):
+    """Has a guest page table that is shadowed a second gfn?  KVM tracks page tables by gfn: a store through another gfn of the
+    same memory is none of its business."""
+    for i in range(vm.n_pages):
+        sp = state.page(vm, i)
+        if not sp.in_use or not roles.has_gptes(sp.role):
+            continue
+        for k in range(vm.n_slots):
+            slot = state.slot(vm, k)
+            if slot.used and slot.as_id == roles.as_id(sp.role) and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages:
+                page = slot.hva + sp.gfn - slot.base_gfn
+                for other in range(vm.n_slots):
+                    s = state.slot(vm, other)
+                    if other != k and s.used and s.as_id == slot.as_id and s.hva <= page < s.hva + s.npages:
+                        return True
+    return False
+
+
+@core
 def excused(vm, area):
     """Do checks 1 to 3 rest?"""
     h = areas.head(vm, area)
-    return h[areas.TAINTED] != 0 or h[areas.UNTRACKED] != 0 and h[areas.ASIDE] & known.WRITE_WINDOW != 0
+    return h[areas.TAINTED] != 0 or h[areas.UNTRACKED] != 0 and h[areas.ASIDE] & known.WRITE_WINDOW != 0 or has_alias(vm)
 
 
 @core
@@ -153,11 +176,25 @@ def translations(vm, area, v):
 
 
 @core
+def linear_rows(vm, area, v):
+    """Check 1 for what the hardware holds of the linear addresses of an L2 that pages itself."""
+    i = l2_paging.held_wrong(vm, area, v)
+    if i >= 0 and not excused(vm, area):
+        gva, frame, rights = l2_paging.row_rights(vm, area, v, i)
+        areas.fail(vm, area, TRANSLATION, v, gva, frame, rights, 0)
+
+
+@core
 def access_done(vm, area, v, gva, kind, frame):
     """Check 1 for an access that reached a host frame (NO_SLOT: MMIO)."""
     vcpu = state.vcpu(vm, v)
     bit = architecture.access_bit(kind, vcpu.cpl, vcpu.ac)
     h = areas.head(vm, area)
+    if l2_paging.active(vm, area, v):
+        if not l2_paging.reaches(vm, area, v, gva, kind, frame) and not l2_paging.reached_before(vm, area, v, frame) \
+                and not excused(vm, area):
+            areas.fail(vm, area, NOT_MMIO if frame < 0 else ACCESS, v, gva, frame, bit, 0)
+        return
     allowed = architecture.accesses_by_rows(vm, area, v, gva, frame)
     for i in range(h[areas.N_GVAS]):
         if h[areas.GVAS + i] == gva & -(1 << vm.page_shift):
@@ -174,15 +211,54 @@ def fault_delivered(vm, area, v, gva, kind):
         areas.fail(vm, area, VECTOR, v, gva, vcpu.exception_vector, 0, 0)
         return
     error = vcpu.exception_error
-    permitted = vcpu.cr2 == gva and architecture.may_fault(vm, area, v, gva, kind, error)
+    paged = l2_paging.active(vm, area, v)
+    if paged:
+        permitted = vcpu.cr2 == gva and l2_paging.may_fault(vm, area, v, gva, kind, error)
+    else:
+        permitted = vcpu.cr2 == gva and architecture.may_fault(vm, area, v, gva, kind, error)
     if not permitted and not excused(vm, area):
         areas.fail(vm, area, FAULT, v, gva, error, vcpu.cr2, kind)
-    architecture.faulted(vm, area, v, gva)
+    if paged:
+        if not areas.head(vm, area)[areas.ASIDE] & known.FAULT_KEEPS:
+            l2_paging.guest_event(vm, area, v, tlb.PAGE_FAULT, gva)
+    else:
+        architecture.faulted(vm, area, v, gva)
+
+
+@core
+def nested_fault(vm, area, v, gva, kind, address, error):
+    """Check 2 of an exit to L1: the page that it tells, and why.  (Bits 11:0 are not judged: where KVM walks itself, it tells
+    the page.)"""
+    if l2_paging.active(vm, area, v):
+        permitted = l2_paging.may_exit(vm, area, v, gva, kind, address, error)
+    else:
+        permitted = address >> vm.page_shift == gva >> vm.page_shift and architecture.may_exit(vm, area, v, gva, kind, error)
+    if not permitted and not excused(vm, area):
+        areas.fail(vm, area, NESTED_EXIT, v, gva, error, address, kind)
+    if not state.vcpu(vm, v).is_amd and not areas.head(vm, area)[areas.ASIDE] & known.VIOLATION_KEEPS:
+        architecture.nested_event(vm, area, v, nested.EPT_VIOLATION, architecture.cpu_of(vm, area, v)[walker.TAG], gva)
+
+
+@core
+def untracked_marks(vm, area, v):
+    """With `walk-untracked` set aside: has the walk of an L2 that pages itself set bits in a shadowed table that are not A and
+    D of its
+    entries?"""
+    foreign = 0x60 << 32 if state.vcpu(vm, v).is_amd else 0x60 | 0x60 << 32
+    ram = state.words(vm, vm.ram)
+    snapshot = areas.common(vm, area, areas.SNAPSHOT)
+    for i in range(vm.n_ram << (vm.page_shift - 3)):
+        if (ram[i] ^ snapshot[i]) & foreign:
+            page = owner(vm, (i >> (vm.page_shift - 3)) + vm.ram_pfn)
+            if page >= 0:
+                host_side.taint(vm, area, page)
 
 
 @core
 def marks(vm, area, v, gva, kind):
     """Check 3."""
+    if l2_paging.active(vm, area, v) and areas.head(vm, area)[areas.ASIDE] & known.WALK_UNTRACKED:
+        untracked_marks(vm, area, v)
     word = architecture.marks_wrong(vm, area, v, kind)
     if word >= 0 and not excused(vm, area):
         areas.fail(vm, area, MARKS, v, gva, word, areas.common(vm, area, areas.SNAPSHOT)[word],
@@ -200,6 +276,8 @@ def after_operation(vm, area):
         new = tlb_model.sample(vm, area, v)
         if new or h[areas.CHANGED] >> v & 1 or h[areas.CHANGED] < 0:
             translations(vm, area, v)
+            if l2_paging.active(vm, area, v):
+                linear_rows(vm, area, v)
             h[areas.CHANGED] &= ~(1 << v)
     if vm.last_warning == CACHE_WARNING and h[areas.ASIDE] & known.CACHE_WARNING:
         vm.warnings = 0

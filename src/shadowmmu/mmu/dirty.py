@@ -247,6 +247,22 @@ def is_collapsible(vm, sptep, i):
 
 
 @core
+def enable_log_dirty_pt_masked(vm, i, first, mask):
+    """kvm_arch_mmu_enable_log_dirty_pt_masked: pages first.. of slot `i` (bit 0 of the mask: the first) are write-protected, or
+    clean for PML.  Both kinds of tables: the TDP MMU's, and sptes that the rmap knows."""
+    slot = state.slot(vm, i)
+    wrprot = not state.rules(vm).pml
+    tdp_ranges.clear_dirty_pt_masked(vm, i, slot.base_gfn + first, mask, wrprot)
+    for k in range(first, min(first + 64, slot.npages)):
+        if (mask >> (k - first)) & 1:
+            head = state.meta(vm, slot.meta + k).rmap
+            if wrprot:
+                rmap.write_protect(vm, head, False)
+            else:
+                rmap.clear_dirty(vm, head)
+
+
+@core
 def collect_dirty_log(vm, as_id, slot_id, out):
     """KVM_GET_DIRTY_LOG up to the TLB flush: copy the bitmap into words `out` (one per page), clear it, write-protect those
     pages.  Number of dirty pages, or an errno."""
@@ -255,7 +271,6 @@ def collect_dirty_log(vm, as_id, slot_id, out):
         return ENOENT
     slot = state.slot(vm, i)
     dirty = 0
-    wrprot = not state.rules(vm).pml
     for word in range(0, slot.npages, 64):
         # one word of the bitmap at a time (kvm_arch_mmu_enable_log_dirty_pt_masked)
         mask = 0
@@ -267,16 +282,8 @@ def collect_dirty_log(vm, as_id, slot_id, out):
                 dirty += 1
                 meta.dirty = 0
                 mask |= -(1 << 63) if k - word == 63 else 1 << (k - word)
-        if mask == 0:
-            continue
-        tdp_ranges.clear_dirty_pt_masked(vm, i, slot.base_gfn + word, mask, wrprot)
-        for k in range(word, end):
-            if out[k]:
-                head = state.meta(vm, slot.meta + k).rmap
-                if wrprot:
-                    rmap.write_protect(vm, head, False)
-                else:
-                    rmap.clear_dirty(vm, head)
+        if mask:
+            enable_log_dirty_pt_masked(vm, i, word, mask)
     return dirty
 
 
@@ -303,10 +310,9 @@ def clear_dirty_log(vm, as_id, slot_id, gfn, npages):
     for k in range(gfn - slot.base_gfn, gfn - slot.base_gfn + npages):
         meta = state.meta(vm, slot.meta + k)
         if meta.dirty:
-            # kvm_arch_mmu_enable_log_dirty_pt_masked
             meta.dirty = 0
             flushing = True
-            rmap.write_protect(vm, meta.rmap, False)
+            enable_log_dirty_pt_masked(vm, i, k, 1)
     if flushing:
         flush.remote_tlbs(vm)
     return OK

@@ -38,11 +38,10 @@ def pdptr(vm, vcpu, ctx, i):
     """mmu->get_pdptr: registers, but for a nested PAE table (nested_svm_get_tdp_pdptr), which is read from memory."""
     if ctx.id != GUEST_MMU:
         return ctx.pdptrs[i]
-    gpa = vcpu.nested_pgd + 8 * i
-    frame = host.gpa_frame(vm, vcpu, gpa, False)
+    frame = host.gpa_frame(vm, vcpu, geometry.entry_frame(vcpu.nested_pgd) << vm.page_shift, False)
     if frame < 0:
         return 0
-    return host.read_entry(vm, frame, geometry.page_offset(vm, gpa), 8)
+    return host.read_entry(vm, frame, geometry.page_offset(vm, vcpu.nested_pgd) + 8 * i, 8)
 
 
 @core

@@ -9,40 +9,24 @@
 GROUPS = {"A": 10, "B": 17, "C": 30, "D": 13, "E": 11}
 ROWS = tuple(f"{letter}{i}" for letter, n in GROUPS.items() for i in range(1, n + 1))
 
-NESTED = "not written yet: the checker's nested machine knows VM entry and exit without VPIDs only"
-TDP = "the checker's machines use shadow paging only"
+TDP = "not written yet: the checker's machines with nested paging are younger than this row"
 
 #: Row -> (what it is, why it cannot be an exhibit yet).
 WAITING = {
-    "A5": ("reclaim invalidates the root in use after the stale check (CVE-2026-64561)", NESTED + ": only the recursive zap of "
-           "nested tables reaches a root that is in use; without it zap_oldest passes such roots over"),
-    "A6": ("a nested table that is also a root is zapped with its last parent", NESTED),
     "B5": ("kvm_invalidate_pcid does not flush another PCID", TDP),
-    "B7": ("INVLPG of a nested guest works on the wrong MMU", NESTED),
     "B8": ("a 32-bit host truncates the address to invalidate", "a 32-bit host is not modelled"),
     "B13": ("a Hyper-V range flush starts at the wrong gfn", "KVM as a guest of Hyper-V is not modelled"),
-    "C10": ("the size of a nested EPT entry follows the nested guest's CR4.PAE", NESTED),
-    "C11": ("the nested EPT root inherits quadrant and invalid", NESTED),
-    "C12": ("switching between direct and shadow MMU is skipped", NESTED),
-    "C13": ("the nested NPT root has the guest's level", NESTED),
-    "C14": ("a 4-level nested NPT under 5-level host tables (passthrough)", NESTED),
-    "C15": ("5-level host, PAE nested NPT: the walk starts too high", NESTED),
-    "C16": ("the hardware is told the wrong EPT level", NESTED),
-    "C17": ("no page for the PDPTEs of a 32-bit nested NPT", NESTED),
-    "C18": ("the same on a 32-bit host", NESTED),
-    "C20": ("EPTP switching writes the wrong MMU's A/D flag", NESTED),
+    "C18": ("the page for the PDPTEs is missing on a 32-bit host, too", "a 32-bit host is not modelled"),
     "C22": ("KVM_SET_CPUID clears root_role, and the wrong kind of lock is taken",
             "locks are not modelled (what the role becomes is: rule cpuid_invalidates_role)"),
     "C26": ("NX recovery looks into the memslots of the wrong address space", "the recovery worker is not modelled"),
     "C27": ("CR0.WP is the guest's own, the cached permissions are old", TDP),
-    "C28": ("protection keys are applied to the nested NPT walk", NESTED),
-    "C29": ("the walk of nested EPT goes below level 1 (CVE-2017-12188)", NESTED),
-    "C30": ("unprotecting takes a linear address for a physical one", NESTED),
     "D2": ("an emulated page table write is applied by the value passed, not by memory",
            "today's code drops the entry instead of "
            "writing it, so the value is not used"),
     "D3": ("A and D bits are written to a page that vm_pgoff names", "the host's VM_PFNMAP mappings are not modelled"),
-    "D4": ("pages are made available under the wrong lock (CVE-2022-45869)", TDP),
+    "D4": ("pages are made available under the wrong lock (CVE-2022-45869)",
+           "locks are not modelled: what may happen between two holders of mmu_lock for read is not in the state"),
     "D8": ("a fault without memslot is retried while the notifier runs", "needs a notifier range that never ends"),
     "D9": ("a shadow entry is stored in two halves", "a 32-bit host is not modelled"),
     "D12": ("the emulator's CMPXCHG8B stores the wrong register", "instruction emulation is the engine's, not the core's"),

@@ -28,8 +28,9 @@ The state is a table of signed 64-bit words: header, then rows in ascending orde
 words and can be copied and hashed.  A full table sets OVERFLOW and stays as it is; `require_room` turns that into an
 error.
 
-The CPU table is that of `walker`; `cpu[TAG]` tells worlds apart (VPID, ASID): rows of other tags are neither used nor
-removed.  Sections are of SDM vol. 3 and APM vol. 2.
+The CPU table is that of `walker`; `cpu[TAG]` tells worlds apart (VPID, ASID, EPTP): rows of other tags are neither used nor
+removed (but for `drop_tag`).  Translations of nested paging, and what removes them: `oracle.nested`.  Sections are of SDM vol.
+3 and APM vol. 2.
 """
 
 from collections import namedtuple
@@ -48,7 +49,6 @@ from ..x86.bits import (
     NX,
     PKEY_MASK,
     PKEY_SHIFT,
-    PT_ACCESSED,
     PT_DIRTY,
     PT_GLOBAL,
     PT_USER,
@@ -387,7 +387,7 @@ def explore(memory, cpu, tlb, gva, level, table, out):
     """Add what a walk from this table may leave behind (SDM 4.10.2.3, 4.10.3.1): stops where A = 0."""
     while True:
         status = walker.step(memory, cpu, gva, level, table, out)
-        if (status != TABLE and status != TRANSLATED) or not out[ENTRY + level - 1] & PT_ACCESSED:
+        if (status != TABLE and status != TRANSLATED) or not walker.is_accessed(cpu, out[ENTRY + level - 1]):
             return
         hold_entry(memory, cpu, tlb, gva, level, status, out)
         if status == TRANSLATED:
@@ -429,7 +429,7 @@ def explore_from_cr3(memory, cpu, tlb, gva, previous, out):
     while True:
         status = walker.step(memory, cpu, gva, level, table, out)
         if (status == TABLE or status == TRANSLATED) and accessed:
-            if out[ENTRY + level - 1] & PT_ACCESSED:
+            if walker.is_accessed(cpu, out[ENTRY + level - 1]):
                 out[walker.PATH + level - 1] = hold_entry(memory, cpu, tlb, gva, level, status, out)
             else:
                 accessed = False
@@ -592,6 +592,17 @@ def invalidate(memory, cpu, tlb, event, pcid, gva, out):
                 i = 0
             else:
                 i += 1
+
+
+@core
+def drop_tag(tlb, tag):
+    """Remove every row of one world; -1: of all."""
+    i = 0
+    while i < tlb[COUNT]:
+        if tag < 0 or tlb[row_at(i)] >> TAG_SHIFT == tag:
+            remove(tlb, i)
+        else:
+            i += 1
 
 
 @core

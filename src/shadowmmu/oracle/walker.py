@@ -24,6 +24,9 @@ list), so the same functions run compiled and interpreted:
 Geometry: `page_shift` address bits per page, `level_bits` index bits per table of 8-byte entries (12 and 9 on x86;
 smaller for search).  An entry holds its frame number at bit 12 in every geometry, so attribute bits never move.
 
+Nested tables are walked by the same functions: NPT in a CPU table with the host's registers, EPT with FORMAT = EPT_TABLES
+and the EPTP in CR3 (`oracle.ept` has its entries; U then means "may be read").  `oracle.nested` puts two walks together.
+
 Not modelled: protection keys for supervisor pages (CR4.PKS), shadow stacks, HLAT, encryption bits, A20.
 """
 
@@ -61,6 +64,7 @@ from ..x86.bits import (
     PT_WRITABLE,
 )
 from ..x86.paging import MODES
+from . import ept
 
 #: Guest-physical memory.  `words`: 64-bit words of all frames, frame after frame.  `frames[gfn]`: `ram_frame(...)`, or
 #: `NO_FRAME`.  `gfns`: length of `frames`.
@@ -72,14 +76,19 @@ NO_FRAME = -1
 #: Registers; CPL and AC (EFLAGS.AC, 0 or 1) of the access; CPUID facts (flags 0 or 1, MAXPHYADDR in bits); the four
 #: PDPTE registers of PAE paging; TAG: 0, or which nested world the CPU is in (VPID, ASID).
 (CR0, CR3, CR4, EFER, CPL, AC, PKRU, MAXPHYADDR, AMD, GBPAGES, PSE36, PDPTE, PDPTE1, PDPTE2, PDPTE3, TAG) = range(16)
-#: Derived by `prepare`: index into MODES; reserved bits by [bit 7][level - 1].
+#: Derived by `prepare`: index into MODES; reserved bits by [bit 7][level - 1]; the accessed and the dirty bit of an entry (0:
+#: the format has none, and nothing waits for it).
 MODE, RESERVED_MASKS = 16, 17
-CPU_WORDS = RESERVED_MASKS + 10
+ACCESSED, DIRTY_BIT = RESERVED_MASKS + 10, RESERVED_MASKS + 11
+#: What the tables are: as the registers say, or EPT; EXECUTE_ONLY: a VMX capability (IA32_VMX_EPT_VPID_CAP bit 0).
+FORMAT, EXECUTE_ONLY = DIRTY_BIT + 1, DIRTY_BIT + 2
+CPU_WORDS = EXECUTE_ONLY + 1
+BY_REGISTERS, EPT_TABLES = 0, 1
 
-#: `cpu[MODE]`: place in `x86.paging.MODES`.
-NO_PAGING, BITS32, PAE, LEVEL4, LEVEL5 = range(5)
-ROOT_LEVEL = tuple(mode.root_level for mode in MODES)
-ENTRY_BYTES = tuple(mode.entry_bytes for mode in MODES)
+#: `cpu[MODE]`: place in `x86.paging.MODES`; then EPT of 4 and of 5 levels.
+NO_PAGING, BITS32, PAE, LEVEL4, LEVEL5, EPT4, EPT5 = range(7)
+ROOT_LEVEL = (*(mode.root_level for mode in MODES), 4, 5)
+ENTRY_BYTES = (*(mode.entry_bytes for mode in MODES), 8, 8)
 
 # ---- the result of a walk
 
@@ -210,11 +219,16 @@ def applies(cpu, level_bits, when):
 
 @core
 def prepare(cpu, level_bits):
-    """Derive MODE and RESERVED_MASKS.  Due after a change of CR0, CR4, EFER or a CPUID fact."""
-    mode = paging_mode(cpu[CR0], cpu[CR4], cpu[EFER])
-    cpu[MODE] = mode
+    """Derive MODE, RESERVED_MASKS, ACCESSED and DIRTY_BIT.  Due after a change of CR0, CR4, EFER, EPTP or a CPUID fact."""
     for i in range(10):
         cpu[RESERVED_MASKS + i] = 0
+    if cpu[FORMAT] == EPT_TABLES:
+        ept.prepare(cpu, level_bits)
+        return
+    mode = paging_mode(cpu[CR0], cpu[CR4], cpu[EFER])
+    cpu[MODE] = mode
+    cpu[ACCESSED] = PT_ACCESSED
+    cpu[DIRTY_BIT] = PT_DIRTY
     for row in range(len(RESERVED)):
         modes, levels, shape, low, high, when = RESERVED[row]
         if not modes >> mode & 1 or not applies(cpu, level_bits, when):
@@ -308,7 +322,7 @@ def is_canonical(memory, cpu, gva):
     """Bits above the translated ones all equal the highest translated one (SDM vol. 1 3.3.7.1).  Outside 64-bit
     paging a linear address has 32 bits and is always good."""
     mode = cpu[MODE]
-    if mode < LEVEL4:
+    if mode < LEVEL4 or mode >= EPT4:
         return True
     sign = linear_bits(memory, mode) - 1
     if sign >= 63:
@@ -368,6 +382,8 @@ def step(memory, cpu, gva, level, table, out):
     Fills ADDRESS, ENTRY and LEVEL; a present entry is ANDed (ORed) into the rights.
     """
     mode = cpu[MODE]
+    if mode >= EPT4:
+        return ept.step(memory, cpu, gva, level, table, out)
     width = index_bits(memory, mode)
     size = ENTRY_BYTES[mode]
     index = gva >> (memory.page_shift + width * (level - 1)) & ((1 << width) - 1)
@@ -495,6 +511,8 @@ def judge(cpu, kind, write, user, no_execute, key):
     the page fault (SDM 4.6, 4.7)."""
     if cpu[MODE] == NO_PAGING:
         return 0
+    if cpu[MODE] >= EPT4:
+        return ept.judge(kind, write, user, no_execute)
     user_access = is_user_access(cpu, kind)
     column = 2 if kind & FETCH else 1 if kind & WRITE_ACCESS else 0
     rules = RIGHTS[(2 if user_access else 0) + (1 if user else 0)][column]
@@ -519,7 +537,9 @@ def judge(cpu, kind, write, user, no_execute, key):
 
 @core
 def fault_of(cpu, kind, status):
-    """Error code of a walk that ended with `status` (SDM 4.7)."""
+    """Error code of a walk that ended with `status` (SDM 4.7); of an EPT: see `oracle.ept`."""
+    if cpu[MODE] >= EPT4:
+        return ept.fault_of(kind, status)
     if status == RESERVED_BIT:
         return PFERR_PRESENT | PFERR_RSVD | error_bits(cpu, kind)
     return error_bits(cpu, kind)
@@ -535,9 +555,9 @@ def set_accessed_dirty(memory, cpu, kind, out):
     level = out[TOP]
     while level >= out[LEVEL] and level > 0:
         old = out[ENTRY + level - 1]
-        new = old | PT_ACCESSED
+        new = old | cpu[ACCESSED]
         if level == out[LEVEL] and kind & WRITE_ACCESS:
-            new |= PT_DIRTY
+            new |= cpu[DIRTY_BIT]
             out[DIRTY] = 1
         if new != old:
             if not replace_entry(memory, out[ADDRESS + level - 1], size, old, new):
@@ -545,6 +565,12 @@ def set_accessed_dirty(memory, cpu, kind, out):
             out[ENTRY + level - 1] = new
         level -= 1
     return True
+
+
+@core
+def is_accessed(cpu, entry):
+    """A is set, or there is none in this format."""
+    return entry & cpu[ACCESSED] == cpu[ACCESSED]
 
 
 @core
@@ -586,8 +612,8 @@ def may_set(cpu, kind, out, level):
     if level == out[LEVEL] and status != TRANSLATED and status != DENIED:
         return 0
     if level == out[LEVEL] and status == TRANSLATED and kind & WRITE_ACCESS:
-        return PT_ACCESSED | PT_DIRTY
-    return PT_ACCESSED
+        return cpu[ACCESSED] | cpu[DIRTY_BIT]
+    return cpu[ACCESSED] + 0
 
 
 @core

@@ -26,14 +26,14 @@ class PatchError(Exception):
 
 class Patch:
     """What the patch files (separated like the folders of PATH) replace.  `text`: their code, comments and docstrings left
-    out.  Problems are kept for `check`: this runs while the core is being imported."""
+    out, a patch file itself.  Problems are kept for `check`: this runs while the core is being imported."""
 
     def __init__(self, path):
         self.path, self.text, self.problem = path, "", None
         self.functions, self.applied = {}, set()
         for name in path.split(os.pathsep) if path else ():
             self._open(name)
-        self.text = "\n".join(ast.unparse(node) for node in self.functions.values())
+        self.text = "\n".join(f'@replaces("{target}")\n{ast.unparse(node)}' for target, node in self.functions.items())
 
     def _open(self, path):
         try:

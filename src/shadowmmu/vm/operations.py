@@ -46,21 +46,28 @@ def reach(vm, vcpu, gva, access):
 
 
 @core
-def reach_nested(vm, vcpu, gva, access):
-    """The same on hardware with nested paging: #PF goes to the guest without an exit, #NPF to the MMU."""
-    h = state.hw_walk(vm)
+def hardware_walk(vm, vcpu, gva, access):
+    """What the hardware's nested paging does with an access: see vm/two_dimensional."""
     kind = two_dimensional.STORE if access & PFERR_WRITE else two_dimensional.FETCH if access & PFERR_FETCH \
         else two_dimensional.LOAD
     who = two_dimensional.USER if access & PFERR_USER else two_dimensional.SUPERVISOR_SMAP \
         if vcpu.cr4 & CR4_SMAP and not vcpu.ac else two_dimensional.SUPERVISOR
+    h = state.hw_walk(vm)
+    two_dimensional.load_registers(vm, vcpu, h)
+    return two_dimensional.walk(vm, vcpu, h, gva, kind, who)
+
+
+@core
+def reach_nested(vm, vcpu, gva, access):
+    """The same on hardware with nested paging: #PF goes to the guest without an exit, #NPF to the MMU."""
+    h = state.hw_walk(vm)
     for _ in range(MAX_EXITS):
         result = entry.enter(vm, vcpu)
         if result == entry.NESTED_EXIT:
             return NESTED_EXIT
         if result != entry.ENTER:
             return DEAD
-        two_dimensional.load_registers(vm, vcpu, h)
-        result = two_dimensional.walk(vm, vcpu, h, gva, kind, who)
+        result = hardware_walk(vm, vcpu, gva, access)
         if result == two_dimensional.OK:
             return h.hpa - (vm.ram_pfn << vm.page_shift)
         if result == two_dimensional.PAGE_FAULT and vcpu.guest_mode and (vcpu.nested_exceptions >> PF) & 1:

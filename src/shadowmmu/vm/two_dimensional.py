@@ -177,7 +177,8 @@ def guest_fault(h, gva, kind, who, error):
 def reserved_bits(vm, h, level, size, large):
     """Bits that must be zero in a guest entry of `level` (APM vol. 2 5.3; only what this CPU checks)."""
     if size == 4:
-        return 1 << 21 if large and vm.level_bits == 9 else 0
+        # with PSE-36 only bit 21; small machines have none, and a frame that is not aligned
+        return 0 if not large else 1 << 21 if vm.level_bits == 9 else (1 << (13 + vm.level_bits)) - (1 << 13)
     mask = FRAME_MASK & -(1 << h.phys_bits)
     if not h.efer & EFER_NX:
         mask |= NX
@@ -254,10 +255,11 @@ def walk(vm, vcpu, h, gva, kind, who):
     u = True
     nx = False
     top = level
+    table_kind = table_access(vm, vcpu, h)
     while True:
         at = (gva >> (vm.page_shift + bits * (level - 1))) & ((1 << (2 if top == 3 and level == 3 else bits)) - 1)
         gpa = table + at * size
-        hpa = nested_translate(vm, vcpu, h, gpa, STORE, False)
+        hpa = nested_translate(vm, vcpu, h, gpa, table_kind, False)
         if hpa < 0:
             return NESTED_FAULT
         entry = read_entry(vm, hpa, size)
@@ -275,6 +277,8 @@ def walk(vm, vcpu, h, gva, kind, who):
         if level == 1 or large:
             break
         if not entry & PT_ACCESSED and (not pdpte or h.pdpte_accessed):
+            if table_kind == LOAD and nested_translate(vm, vcpu, h, gpa, STORE, False) < 0:
+                return NESTED_FAULT
             set_bits(vm, h, hpa, size, PT_ACCESSED)
         table = geometry.entry_frame(entry) << vm.page_shift
         level -= 1
@@ -288,6 +292,8 @@ def walk(vm, vcpu, h, gva, kind, who):
         prot &= allowed
     if not prot & kind_bit(kind):
         return guest_fault(h, gva, kind, who, PFERR_PRESENT)
+    if table_kind == LOAD and not is_marked(entry, kind) and nested_translate(vm, vcpu, h, gpa, STORE, False) < 0:
+        return NESTED_FAULT
     set_final_bits(vm, h, hpa, size, entry, kind)
     if kind != STORE and not entry & PT_DIRTY:
         prot &= ~WRITE_BIT
@@ -299,6 +305,20 @@ def walk(vm, vcpu, h, gva, kind, who):
         frame = frame & ~((1 << bits) - 1) | ((entry >> 13) & 0xFF) << 20 if vm.level_bits == 9 else frame
     gpa = (frame << vm.page_shift) & -(1 << unit) | gva & ((1 << unit) - 1)
     return final_step(vm, vcpu, h, gpa, kind, prot)
+
+
+@core
+def table_access(vm, vcpu, h):
+    """A guest's table is written by a walk; only read where EPT has no A and D bits (SDM vol. 3 29.3.3.2), until one of the
+    guest's
+    own is to be set."""
+    return LOAD if h.ept and state.context(vm, vcpu.mmu).root_role & roles.AD_DISABLED else STORE
+
+
+@core
+def is_marked(entry, kind):
+    """A, and for a store D, stand in the entry that maps the page."""
+    return entry & PT_ACCESSED != 0 and (kind != STORE or entry & PT_DIRTY != 0)
 
 
 @core
@@ -322,6 +342,12 @@ def final_step(vm, vcpu, h, gpa, kind, prot):
 
 
 @core
+def levels_of(vm, vcpu):
+    """Levels of the nested tables that the hardware walks: on SVM the host's own (hCR4.LA57), on VMX those of the EPTP."""
+    return vcpu.tdp_level if vcpu.is_amd else roles.level(state.context(vm, vcpu.mmu).root_role)
+
+
+@core
 def load_registers(vm, vcpu, h):
     """The walk of a vCPU that no engine runs: its registers are the hardware's."""
     h.cr0 = registers.hardware_cr0(vm, vcpu)
@@ -330,7 +356,7 @@ def load_registers(vm, vcpu, h):
     h.efer = registers.hardware_efer(vm, vcpu)
     h.nested_root = vcpu.hw_root
     ctx = state.context(vm, vcpu.mmu)
-    h.nested_level = roles.level(ctx.root_role)
+    h.nested_level = levels_of(vm, vcpu)
     h.ept = 1 if ctx.kind == contexts.PAGING_EPT else 0
     h.phys_bits = vcpu.maxphyaddr
     h.pkru = vcpu.pkru

@@ -65,6 +65,7 @@ def holds(vm):
         if vm.stat[counters.PAGES_4K + lv - 1] != leaves_of(vm, lv):
             return False
     used = 0
+    below = 0
     unsync = 0
     shadowing = 0
     listed = 0
@@ -72,7 +73,10 @@ def holds(vm):
         sp = state.page(vm, k)
         if not sp.in_use:
             continue
-        used += 1
+        if sp.tdp_mmu_page:
+            below += sp.ptep >= 0
+        else:
+            used += 1
         unsync += sp.unsync
         listed += sp.nx_listed
         if sp.nx_listed and not sp.nx_huge_page_disallowed:
@@ -87,4 +91,4 @@ def holds(vm):
         on_list += 1
         i = state.page(vm, i).nx_next
     return on_list == listed and vm.stat[counters.NX_LPAGE_SPLITS] == listed and vm.stat[counters.MMU_UNSYNC] == unsync \
-        and vm.n_used_mmu_pages == used and vm.indirect_shadow_pages == shadowing
+        and vm.n_used_mmu_pages == used and vm.tdp_mmu_pages == below and vm.indirect_shadow_pages == shadowing

@@ -15,6 +15,7 @@ from collections import Counter
 from ... import state
 from ...mmu import roles
 from ...state import core, interpreted, layout
+from . import raw
 from .picture import look
 
 #: hash_64 of include/linux/hash.h: GOLDEN_RATIO_64, upper 12 bits (KVM_MMU_HASH_SHIFT).
@@ -96,9 +97,9 @@ def active_holds(vm):
             return False
     for k in range(vm.n_pages):
         sp = state.page(vm, k)
-        if sp.in_use and not sp.role & roles.INVALID:
+        if raw.is_shadow_page(sp) and not sp.role & roles.INVALID:
             count -= 1
-        elif sp.in_use and not sp.root_count:
+        elif raw.is_shadow_page(sp) and not sp.root_count:
             return False
     return count == 0 and vm.list_tail[layout.ACTIVE_LIST] == before
 
@@ -122,7 +123,7 @@ def hash_holds(vm):
             if count > vm.n_pages:
                 return False
     for k in range(vm.n_pages):
-        if state.page(vm, k).in_use:
+        if raw.is_shadow_page(state.page(vm, k)):
             count -= 1
     return count == 0
 

@@ -41,7 +41,7 @@ def holds(vm):
     balance = 0
     for n in range(vm.n_pages):
         sp = state.page(vm, n)
-        if not sp.in_use:
+        if not raw.is_shadow_page(sp):
             continue
         balance -= raw.length(vm, sp.parent_ptes)
         for i in range(1 << vm.level_bits):

@@ -33,6 +33,12 @@ def has_gptes(sp):
 
 
 @core
+def is_shadow_page(sp):
+    """In use, and none of the TDP MMU's own, which have neither hash nor rmap nor parents (`tdp_trees`)."""
+    return sp.in_use != 0 and not sp.tdp_mmu_page
+
+
+@core
 def valid(vm, sp):
     """Neither invalid nor of an older generation."""
     return not sp.role & roles.INVALID and sp.mmu_valid_gen == vm.mmu_valid_gen

@@ -71,7 +71,7 @@ def holds(vm):
     leaves = 0
     for n in range(vm.n_pages):
         sp = state.page(vm, n)
-        if not sp.in_use:
+        if not raw.is_shadow_page(sp):
             continue
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)

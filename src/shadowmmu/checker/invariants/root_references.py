@@ -10,6 +10,7 @@ pae_root has present entries only while it is the current root; the dummy root m
 from collections import Counter
 
 from ... import state
+from ...mmu import roles
 from ...state import core, layout
 from ...x86.bits import FRAME_MASK, PT_PRESENT
 from . import raw
@@ -101,7 +102,8 @@ def holds(vm):
         sp = state.page(vm, i)
         if not sp.in_use:
             continue
-        n = 0
+        # a root of the TDP MMU has one more reference: the MMU's own, until it is invalidated
+        n = 1 if sp.tdp_mmu_page and sp.ptep < 0 and not sp.role & roles.INVALID else 0
         for c in range(contexts):
             n += references(vm, c, i)
         if n != sp.root_count:

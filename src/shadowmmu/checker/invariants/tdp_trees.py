@@ -13,8 +13,10 @@ never freed, and an entry that nobody finds from a root survives the MMU notifie
 
 from collections import Counter
 
+from ... import state
 from ...mmu import roles
-from ...state import interpreted, layout
+from ...state import core, interpreted, layout
+from . import raw
 from .picture import look
 
 
@@ -58,3 +60,74 @@ def check(vm):
         if page.invalid and any(spte != p.rules.nonpresent_spte for spte in page.table):
             out.append(f"{page} is invalid and not empty")
     return out
+
+
+@core
+def link_holds(vm, sp, i, child):
+    """Entry i of a page of the TDP MMU points to page `child` (-1: to none in use)."""
+    if child < 0 or sp.role & roles.INVALID:
+        return False
+    c = state.page(vm, child)
+    return c.tdp_mmu_page != 0 and c.ptep == raw.place(vm, sp, i) and c.role == sp.role - 1 and c.role & roles.DIRECT != 0
+
+
+@core
+def root_holds(vm, sp):
+    """One root: the only valid one of its role, empty if invalid."""
+    if sp.gfn or sp.list != layout.TDP_ROOT_LIST:
+        return False
+    if sp.role & roles.INVALID:
+        empty = state.rules(vm).nonpresent_spte
+        for i in range(1 << vm.level_bits):
+            if raw.entry(vm, sp, i) != empty:
+                return False
+        return True
+    k = sp.next
+    for _ in range(vm.n_pages):
+        if k < 0:
+            return True
+        if state.page(vm, k).role == sp.role:
+            return False
+        k = state.page(vm, k).next
+    return False
+
+
+@core
+def roots_hold(vm):
+    """tdp_mmu_roots has all tables without a parent entry and nothing else."""
+    count = 0
+    i = vm.list_head[layout.TDP_ROOT_LIST]
+    while i >= 0:
+        sp = state.page(vm, i)
+        if not sp.in_use or not sp.tdp_mmu_page or sp.ptep >= 0 or not root_holds(vm, sp):
+            return False
+        i = sp.next
+        count += 1
+        if count > vm.n_pages:
+            return False
+    for k in range(vm.n_pages):
+        sp = state.page(vm, k)
+        if sp.in_use and sp.tdp_mmu_page and sp.ptep < 0:
+            count -= 1
+    return count == 0
+
+
+@core
+def holds(vm):
+    """The same, compiled: roots, and every link to the table that remembers it, as many links as such tables."""
+    if not roots_hold(vm):
+        return False
+    balance = 0
+    for n in range(vm.n_pages):
+        sp = state.page(vm, n)
+        if not sp.in_use or not sp.tdp_mmu_page:
+            continue
+        balance -= sp.ptep >= 0
+        for i in range(1 << vm.level_bits):
+            spte = raw.entry(vm, sp, i)
+            if not raw.present(spte) or raw.is_leaf(sp, spte):
+                continue
+            if not link_holds(vm, sp, i, raw.child(vm, spte)):
+                return False
+            balance += 1
+    return balance == 0

@@ -21,6 +21,7 @@ from . import (
     rmap_exact,
     root_cache,
     root_references,
+    tdp_trees,
     tracking_exact,
     unique_keys,
     unsync_bits,
@@ -31,6 +32,8 @@ from . import (
 @core
 def link_holds(vm, sp, i, child):
     """Entry i of a page points to page `child`."""
+    if sp.tdp_mmu_page:
+        return tdp_trees.link_holds(vm, sp, i, child) and direct_pages.link_holds(vm, sp, i, state.page(vm, child))
     if not parents_exact.link_holds(vm, sp, i, child):
         return False
     c = state.page(vm, child)
@@ -44,14 +47,14 @@ def leaf_holds(vm, sp, i, spte):
     """Entry i of a page is a leaf."""
     gfn = raw.gfn(vm, sp, i)
     s = raw.slot_of(vm, raw.space(sp), gfn)
-    return rmap_exact.leaf_holds(vm, sp, i, gfn, s) and leaf_sptes.leaf_holds(vm, sp, spte, gfn, s) \
+    return (sp.tdp_mmu_page or rmap_exact.leaf_holds(vm, sp, i, gfn, s)) and leaf_sptes.leaf_holds(vm, sp, spte, gfn, s) \
         and write_protection.leaf_holds(vm, sp, spte, gfn)
 
 
 @core
 def page_holds(vm, sp):
     """One page in use, without its entries."""
-    if raw.valid(vm, sp) and not unique_keys.page_holds(vm, sp) or not unsync_bits.page_holds(vm, sp):
+    if not sp.tdp_mmu_page and raw.valid(vm, sp) and not unique_keys.page_holds(vm, sp) or not unsync_bits.page_holds(vm, sp):
         return False
     return not sp.role & roles.DIRECT or direct_pages.page_holds(vm, sp)
 
@@ -70,7 +73,8 @@ def all_hold(vm):
             continue
         if not page_holds(vm, sp):
             return False
-        links -= raw.length(vm, sp.parent_ptes)
+        # who points here: parent_ptes, or the one entry of a table of the TDP MMU
+        links -= raw.length(vm, sp.parent_ptes) + (sp.tdp_mmu_page and sp.ptep >= 0)
         for i in range(1 << vm.level_bits):
             spte = raw.entry(vm, sp, i)
             if spte == empty:
@@ -79,7 +83,7 @@ def all_hold(vm):
                 if not mmio_sptes.entry_holds(vm, sp, spte):
                     return False
             elif raw.is_leaf(sp, spte):
-                leaves += 1
+                leaves += not sp.tdp_mmu_page
                 if not leaf_holds(vm, sp, i, spte):
                     return False
             else:
@@ -88,5 +92,5 @@ def all_hold(vm):
                     return False
     if links or leaves != rmap_exact.places(vm):
         return False
-    return tracking_exact.holds(vm) and root_references.holds(vm) and root_cache.holds(vm) and counters_exact.holds(vm) \
-        and no_leaks.holds(vm)
+    return tdp_trees.roots_hold(vm) and tracking_exact.holds(vm) and root_references.holds(vm) and root_cache.holds(vm) \
+        and counters_exact.holds(vm) and no_leaks.holds(vm)

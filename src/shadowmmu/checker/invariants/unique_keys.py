@@ -40,6 +40,6 @@ def holds(vm):
     """The same, compiled; every valid page is on the active list (`lists`)."""
     for i in range(vm.n_pages):
         sp = state.page(vm, i)
-        if sp.in_use and raw.valid(vm, sp) and not page_holds(vm, sp):
+        if raw.is_shadow_page(sp) and raw.valid(vm, sp) and not page_holds(vm, sp):
             return False
     return True

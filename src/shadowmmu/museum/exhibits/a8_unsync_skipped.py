@@ -9,7 +9,7 @@ rules:   linux-7.2
 change:  -
 breaks:  translation
 needs:   SMM
-length:  10
+length:  5
 
 Linux 7.1 got a shortcut: where a large mapping is allowed nothing in that range is a shadowed page table, so the walk over
 the hash chain can be left out. The permission for large mappings is kept per memslot, and a page table that is used in system

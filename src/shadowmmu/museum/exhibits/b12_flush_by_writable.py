@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   host, interleaving
-length:  7
+length:  5
 
 Dirty logging makes entries read-only and flushes once at its end, outside of the lock. In between a CPU can still hold the
 writable entry. When such a page becomes a guest page table, its entry is found read-only already, "no flush needed" is the

@@ -7,9 +7,9 @@ commits: 3be2264be3c0
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  two-sizes
 needs:   large host pages
-length:  -
+length:  3
 
 When a large mapping becomes possible, the entry that pointed to a table gets the large page. CPUs that walked through the
 table may hold 4K translations of the same range beside the large one. They agree, so a guest sees nothing wrong; but which one

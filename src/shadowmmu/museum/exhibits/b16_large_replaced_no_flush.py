@@ -7,9 +7,9 @@ commits: 93a423e7045c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  two-sizes
 needs:   large host pages
-length:  -
+length:  2
 
 A write-protected guest page table inside a large mapping, or dirty logging, makes KVM replace a large entry by a table. The
 large translation may be cached, with rights that the smaller ones no longer have.

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   nested guest
-length:  6
+length:  5
 
 Without a VPID, L1 and L2 share tag 0, and the architecture empties it at every VM entry and VM exit, all PCIDs of it. KVM
 asked for a sync and a flush of the current root. The other cached roots kept their unsync pages, and a MOV CR3 that

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   -
-length:  8
+length:  4
 
 Without PCIDs every MOV CR3 flushes, so KVM may keep out-of-date roots in its cache: they are synchronised when they are used.
 Setting CR4.PCIDE flushes nothing, as the architecture says, but it makes MOV CR3 without a flush possible, and with that an

@@ -23,7 +23,7 @@ Fix: none needed, as far as the search went; not merged.
 def reset(vm, vcpu):
     """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
-    roots.new_pgd(vm, vcpu, vcpu.cr3)
+    roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 

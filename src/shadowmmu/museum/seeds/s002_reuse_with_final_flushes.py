@@ -26,7 +26,7 @@ Fix: with reuse, SMEP and PAE need MMU_SYNC, too, and every change of role a flu
 def reset(vm, vcpu):
     """Seed 002: roots of the new role may be in the cache."""
     init_mmu(vm, vcpu)
-    roots.new_pgd(vm, vcpu, vcpu.cr3)
+    roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
 
 
 @replaces("mmu.contexts.after_set_cpuid")
