@@ -67,8 +67,8 @@ XSAVE_LEAF = 0xD
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
          svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", svm.VMRUN: "VMRUN", svm.VMLOAD: "VMLOAD", svm.VMSAVE: "VMSAVE",
-         svm.IRET: "IRET", svm.TASK_SWITCH: "task switch", svm.PAUSE: "PAUSE", svm.GDTR_WRITE: "LGDT",
-         svm.IDTR_WRITE: "LIDT", svm.LDTR_WRITE: "LLDT", svm.TR_WRITE: "LTR",
+         svm.IRET: "IRET", svm.TASK_SWITCH: "task switch", svm.PAUSE: "PAUSE", svm.GDTR_WRITE: "LGDT", svm.IDTR_WRITE: "LIDT",
+         svm.LDTR_WRITE: "LLDT", svm.TR_WRITE: "LTR",
          svm.STGI: "STGI", svm.CLGI: "CLGI", svm.INVLPGA: "INVLPGA", CR0_SEL_WRITE: "MOV to CR0"}
 
 
