@@ -62,8 +62,6 @@ VAPIC_POLL_IRQ = 1
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: MSRs that hold a linear address and live in the hardware.
 ADDRESS_MSRS = (0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176)
-#: CPUID leaf whose answer depends on XCR0, which no exit tells about.
-XSAVE_LEAF = 0xD
 #: Names of exits for the statistics.
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
@@ -204,6 +202,7 @@ class KvmRun:
             ports[number >> 3] |= 1 << (number & 7)
         self._ports = (ctypes.c_uint8 * 8192).from_buffer(ports)
         self._serial = (ctypes.c_uint8 * quick.SERIAL_ROOM)()
+        cells[quick.NATIVE_CPUID] = self.hardware.state.functions["cpu_x86_cpuid"]
         cells[quick.PORTS] = ctypes.addressof(self._ports)
         cells[quick.SERIAL_BUFFER] = ctypes.addressof(self._serial)
         cells[quick.CPUID_TABLE] = self.cpuid_table_address
@@ -777,7 +776,7 @@ class KvmRun:
         if self.platform.cpus > 1:
             values = topology(leaf, subleaf, values, self.vcpu.index, self.platform.cpus)
         count = self.quick_cells[quick.CPUID_COUNT]
-        if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
+        if count < quick.CPUID_ENTRIES and leaf != quick.XSAVE_LEAF:
             self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
             self.quick_cells[quick.CPUID_COUNT] = count + 1
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
