@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`check --judge` for machines with nested paging: what the architecture permits L2, by L1's nested tables.
 
-    v0 vmrun ncr3=root(gfn=1) asid=1 flush=0     L2 runs; what L1's tables offer may be cached from here on, under the ASID (EP4TA)
+    v0 vmrun ncr3=root(gfn=1) asid=1 flush=0     L2 runs; what L1's tables offer may be cached, under the ASID (EP4TA)
     v0 may store 0x80                            a question about L2's physical address 0x80
     v0 vm exit; v0 invept 1 eptp(...)            L1 runs: nothing new is cached; which rows an instruction takes, by which rule
 
