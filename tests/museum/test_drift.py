@@ -3,7 +3,7 @@
 differ are counted and recorded, so that a copy that has drifted is noticed.
 
 After a change of the core, look at each exhibit that this names; if only its own change is left, record the new number:
-    PYTHONPATH=src python tests/museum/test_drift.py
+    PYTHONPATH=src python tests/museum/record.py
 """
 
 import ast
@@ -53,7 +53,3 @@ def test_an_exhibit_is_today_with_a_change(x):
 
 def test_nothing_else_is_recorded():
     assert set(json.loads(RECORD.read_text())) == {x.id for x in WITH_FUNCTIONS}
-
-
-if __name__ == "__main__":
-    RECORD.write_text(json.dumps({x.id: differences(x) for x in WITH_FUNCTIONS}, indent=1) + "\n")
