@@ -22,6 +22,7 @@ Fix: a flush of the guest's TLB, which frees cached roots that are unsync.
 def reset(vm, vcpu):
     """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
+    mmio.clear_info(vcpu, mmio.GVA_ANY)
     roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 

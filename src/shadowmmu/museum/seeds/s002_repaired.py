@@ -13,7 +13,7 @@ length:  -
 
 What the search leaves of seed 002's idea: roots of the new role are taken from the cache, CR0.PG and PGE flush the guest's
 TLB (which synchronises the current root and frees unsync cached ones), PCIDE unloads, SMEP and PAE synchronise the current
-root, and every change of role flushes the hardware's TLB.
+root, every change of role flushes the hardware's TLB, and the per-vCPU MMIO cache is emptied (S002.mmio).
 
 Fix: none needed, as far as the search went; not merged.
 """
@@ -23,6 +23,7 @@ Fix: none needed, as far as the search went; not merged.
 def reset(vm, vcpu):
     """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
+    mmio.clear_info(vcpu, mmio.GVA_ANY)
     roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 

@@ -21,6 +21,7 @@ Fix: TLB_FLUSH_CURRENT when SMEP is set.
 def reset(vm, vcpu):
     """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
+    mmio.clear_info(vcpu, mmio.GVA_ANY)
     roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
