@@ -43,6 +43,7 @@ VARIANTS = {
     "entry32": ("amd64", CLOUD, "", ("--entry", "linux32")),
     "vmlinux": ("amd64", CLOUD, "", ("--entry", "linux64")),
     "pvh": ("amd64", CLOUD, "", ("--entry", "pvh")),
+    "smp": ("amd64", CLOUD, "", ("--vcpus", "2")),
     "pae": ("i386", PAE, "", ()),
 }
 UNPACKED = ("vmlinux", "pvh")

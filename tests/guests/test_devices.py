@@ -418,6 +418,54 @@ def test_lapic_ipi_destinations():
     assert a.pending() == 0x44
 
 
+def bus(count):
+    """So many APICs, switched on."""
+    apics = []
+    apics += [Lapic(None, number, apics) for number in range(count)]
+    for a in apics:
+        a.write(0xF0, 0x1FF)
+    return apics
+
+
+def test_lapic_messages_between_cpus():
+    a, b, c = bus(3)
+    assert [x.read(0x20) >> 24 for x in (a, b, c)] == [0, 1, 2]
+    a.write(0x310, 2 << 24)
+    a.write(0x300, 0x4041)  # fixed, to APIC 2
+    assert (a.pending(), b.pending(), c.pending()) == (None, None, 0x41)
+    b.write(0x300, 0xC4052)  # to all but itself
+    assert (a.pending(), b.pending(), c.pending()) == (0x52, None, 0x52)
+    b.write(0x300, 0x84063)  # to all
+    assert (a.pending(), b.pending(), c.pending()) == (0x63, 0x63, 0x63)
+    b.write(0x300, 0x44400)  # NMI to itself
+    assert [x.state.nmi for x in (a, b, c)] == [0, 1, 0]
+
+
+def test_lapic_init_and_start_up():
+    a, b = bus(2)
+    a.write(0x310, 1 << 24)
+    a.write(0x300, 0x4500)
+    assert (a.state.signals, b.state.signals) == (0, 1)
+    a.write(0x300, 0x8500)  # INIT level de-assert does nothing
+    a.write(0x300, 0x4612)
+    assert (b.state.signals, b.state.startup_vector) == (3, 0x12)
+    b.write(0x320, 0x20)
+    b.initialise()
+    # SDM vol. 3 11.4.7.3: as after power-on, but the ID stays
+    assert b.read(0x20) == 1 << 24 and b.read(0xF0) == 0xFF and b.read(0x320) == b.read(0x350) == 0x10000
+
+
+def test_lapic_lowest_priority_takes_turns_among_those_switched_on():
+    a, b, c = bus(3)
+    c.write(0xF0, 0xFF)
+    for x in (a, b, c):
+        x.write(0xD0, 1 << 24)
+    for vector in (0x41, 0x42, 0x43):
+        a.write(0x310, 1 << 24)
+        a.write(0x300, 0x4900 | vector)  # logical destination
+    assert [bin(x.state.irr).count("1") for x in (a, b, c)] == [2, 1, 0]
+
+
 def test_lapic_illegal_vector():
     a = lapic()
     a.write(0x370, 0x60)

@@ -152,7 +152,7 @@ class TestIoApic:
         self.program(chip, 4, 0x31, 5 << 24)
         chip.set_irq(4, True)
         chip.set_irq(4, True)
-        assert sent == [(0x31, 5, False, False)]
+        assert sent == [(0x31, 5, False, False, False)]
 
     def test_a_level_repeats_after_eoi_until_it_falls(self):
         chip, sent = self.make()

@@ -64,6 +64,8 @@ def run(
     patch: Annotated[str | None, typer.Option(help="Python file with changed functions of the core (state/patch.py "
                                                       "says how).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No guest console.")] = False,
+    vcpus: Annotated[int, typer.Option(help="Number of vCPUs, which take turns.")] = 1,
+    quantum: Annotated[int | None, typer.Option(help="--vcpus: guest instructions of one turn (default 100000).")] = None,
 ):
     """Run a guest on the shadow page tables and print what the MMU did."""
     if patch is not None and os.environ.get("SHADOWMMU_PATCH") != patch:
@@ -72,7 +74,7 @@ def run(
     _finish(run_command.main, image, append=append, initrd=initrd or (), memory=memory, rules=rules, mmu=mmu,
             profile=profile, events=events, as_json=json, timeout=timeout, max_instructions=max_instructions, la57=la57,
             nested=nested, pcid=pcid, quiet=quiet, entry=entry, maxphyaddr=maxphyaddr, snapshot_file=snapshot,
-            snapshot_at=snapshot_at, in_lockstep=lockstep, every=every)
+            snapshot_at=snapshot_at, in_lockstep=lockstep, every=every, vcpus=vcpus, quantum=quantum)
 
 
 @trace_app.command("compare-run")

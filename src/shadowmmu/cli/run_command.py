@@ -34,7 +34,9 @@ SECTIONS = (
 def results(outcome):
     """Everything that `run` reports, as plain data."""
     report, vm = outcome.report, outcome.vm
-    counters = {**dict(vm.stat.items()), **dict(vm.vcpus[0].stat.items())}
+    counters = dict(vm.stat.items())
+    for name in vm.vcpus[0].stat:
+        counters[name] = sum(vcpu.stat[name] for vcpu in vm.vcpus)
     return {
         "reason": report.reason, "text": report.text, "exit_code": report.exit_code, "rules": vm.rules_name,
         "instructions": report.instructions, "seconds": round(report.seconds, 4),
@@ -75,11 +77,12 @@ class EventFile:
         self.count = 0
         self.file.write("# tracer: nop\n#\n#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION\n")
 
-    def __call__(self, rows):
+    def __call__(self, rows, cpu=0):
+        """cpu: the vCPU in whose turn they happened, which is the thread and the host CPU of the line."""
         for row in rows:
             self.count += 1
             stamp = f"{self.count // 1_000_000:>5}.{self.count % 1_000_000:06}"
-            self.file.write(f"       shadowmmu-1       [000] ..... {stamp}: {self.formatter.raw(row)}\n")
+            self.file.write(f"       shadowmmu-{cpu + 1:<7} [{cpu:03}] ..... {stamp}: {self.formatter.raw(row)}\n")
 
     def close(self):
         self.file.close()
@@ -127,7 +130,7 @@ class Console:
 
 def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, events=None, as_json=False, timeout=None,
          max_instructions=None, la57=False, nested=False, pcid=False, quiet=False, entry="auto",
-         maxphyaddr=None, snapshot_file=None, snapshot_at=None, in_lockstep=False, every=None):
+         maxphyaddr=None, snapshot_file=None, snapshot_at=None, in_lockstep=False, every=None, vcpus=1, quantum=None):
     """Body of the command; returns the process's exit code: 0, or 1 when the guest did not end by itself (with
     `in_lockstep`: when the two sides differ)."""
     for value, known, what in ((rules, RULES, "rules"), (mmu, session.MMUS, "mmu"), (profile, PROFILES, "profile"),
@@ -135,7 +138,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
         if value not in known:
             raise UsageError(f"--{what} {value!r}: there is {', '.join(known)}")
     for value, what in ((timeout, "timeout"), (max_instructions, "max-instructions"), (memory, "memory"),
-                        (every, "every")):
+                        (every, "every"), (quantum, "quantum")):
         if value is not None and value <= 0:
             raise UsageError(f"--{what} {value}: must be positive")
     if maxphyaddr is not None and not 36 <= maxphyaddr <= 52:
@@ -148,7 +151,13 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
         raise UsageError("--snapshot and --snapshot-at go together")
     if snapshot_file and (nested or mmu not in session.SAVABLE):
         raise UsageError(f"--snapshot works with --mmu {' or '.join(session.SAVABLE)} and without --nested")
+    if not 1 <= vcpus <= session.MAX_CPUS:
+        raise UsageError(f"--vcpus {vcpus}: from 1 to {session.MAX_CPUS}")
+    if quantum is not None and vcpus == 1:
+        raise UsageError("--quantum goes with --vcpus")
     restored = image is not None and snapshot.is_snapshot(image)
+    if vcpus > 1 and (nested or snapshot_file or restored or in_lockstep):
+        raise UsageError("--vcpus works without --nested, --lockstep and snapshots")
     if every is not None and not in_lockstep:
         raise UsageError("--every goes with --lockstep")
     if in_lockstep and (nested or events or snapshot_file or restored or mmu != "shadow"):
@@ -157,7 +166,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
     if restored and snapshot_file:
         raise UsageError("a snapshot that goes on cannot be saved again in the same run")
     loaded = None if restored else session.load(image or IMAGE, append, [(path, "") for path in initrd],
-                                                memory << 20 if memory else None, pcid, entry)
+                                                memory << 20 if memory else None, pcid, entry, vcpus)
     out = sys.stderr if as_json else sys.stdout
     if in_lockstep:
         console = Console(out, quiet)
@@ -177,7 +186,7 @@ def main(image=None, *, append="", initrd=(), memory=None, rules, mmu, profile, 
             else:
                 outcome = session.run(loaded, mmu=mmu, rules=rules, profile=PROFILES[profile], la57=la57, nested=nested,
                                       maxphyaddr=maxphyaddr, save_to=snapshot_file, snapshot_at=snapshot_at,
-                                      poll_input=typed.poll, **options)
+                                      poll_input=typed.poll, cpus=vcpus, quantum=quantum, **options)
     finally:
         if log:
             log.close()

@@ -8,7 +8,8 @@ Two platforms with one interface (`Platform`):
              0xfec00000 I/O APIC  0xfee00000 LAPIC
 
             UART ─IRQ4─┬─ I/O APIC ──────┐
-            PIT ─IRQ0──┴─ PIC ─LINT0─ LAPIC ── pending_interrupt() / acknowledge_interrupt()
+            PIT ─IRQ0──┴─ PIC ─LINT0─ LAPIC ── pending_interrupt(cpu) / acknowledge_interrupt(cpu)
+                                      LAPIC    one for each CPU, joined by a bus
 
 Time is virtual: nothing moves until the caller says ``advance(ns)``.
 """
@@ -47,9 +48,13 @@ class Platform:
         on_mark, on_value, on_host_operation: called with the 32-bit value (golden only).
         on_line: called with each line the recorder would have logged (golden only).
         now: the virtual clock, ns since the start.
+        cpus: number of CPUs.
+        running: number of the CPU that makes the accesses which follow.
     """
 
     name = "none"
+    cpus = 1
+    running = 0
 
     def __init__(
         self, memory_size, on_output=None, on_mark=None, on_value=None, on_host_operation=None, on_line=None
@@ -107,13 +112,28 @@ class Platform:
     def mmio_write(self, gpa: int, size: int, value: int) -> None:
         """A store of ``size`` (1, 2, 4 or 8) bytes outside RAM."""
 
-    def pending_interrupt(self) -> int | None:
-        """The vector waiting at the CPU's interrupt pin, or None."""
+    def pending_interrupt(self, cpu: int = 0) -> int | None:
+        """The vector waiting at a CPU's interrupt pin, or None."""
         return None
 
-    def acknowledge_interrupt(self) -> int:
+    def acknowledge_interrupt(self, cpu: int = 0) -> int:
         """Take the waiting interrupt and return its vector; only after `pending_interrupt`."""
         raise RuntimeError("no interrupt is pending")
+
+    def pending_nmis(self, cpu: int = 0) -> int:
+        """How many NMIs wait at a CPU."""
+        return 0
+
+    def set_pending_nmis(self, cpu: int, count: int) -> None:
+        """Some were taken, or lost."""
+
+    def has_signal(self, cpu: int) -> bool:
+        """Does INIT or a start-up message wait at a CPU?"""
+        return False
+
+    def take_signal(self, cpu: int) -> tuple[bool, int | None]:
+        """Take them: (INIT, vector of a start-up message or None)."""
+        return False, None
 
     def advance(self, ns: int) -> None:
         """Let ``ns`` nanoseconds pass."""
@@ -175,22 +195,24 @@ class GoldenPlatform(Platform):
 
 
 class PcPlatform(Platform):
-    """A small PC: one CPU, serial console, timers, interrupt controllers."""
+    """A small PC: CPUs with their APICs, serial console, timers, interrupt controllers."""
 
     name = "pc"
     io_time = IO_TIME
     serial_base = uart.BASE
     apic_base = lapic.BASE
 
-    def __init__(self, memory_size, **callbacks) -> None:
+    def __init__(self, memory_size, cpus=1, **callbacks) -> None:
         super().__init__(memory_size, **callbacks)
+        self.cpus = cpus
         self.uart = uart.Uart(lambda data: self.on_output(data) if self.on_output else None)
         self.pic = pic.Pic()
         self.pit = pit.Pit(self._timer_edge)
         self.cmos = cmos.Cmos(memory_size)
-        self.fw_cfg = fw_cfg.FwCfg(memory_size)
+        self.fw_cfg = fw_cfg.FwCfg(memory_size, cpus)
         self.ioapic = ioapic.IoApic(self._deliver)
-        self.lapic = lapic.Lapic(self.ioapic.end_of_interrupt)
+        self.lapics: list[lapic.Lapic] = []
+        self.lapics += [lapic.Lapic(self.ioapic.end_of_interrupt, number, self.lapics) for number in range(cpus)]
         self.acpi_pm = acpi_pm.AcpiPm()
         self.testdev = testdev.TestDevice()
         self.test_ram = bytearray(TEST_RAM_SIZE)
@@ -212,9 +234,14 @@ class PcPlatform(Platform):
             self.pic.set_irq(irq, level)
         self.ioapic.set_irq(IOAPIC_TIMER if irq == IRQ_TIMER else irq, level)
 
-    def _deliver(self, vector: int, destination: int, logical: bool, level: bool) -> None:
-        if self.lapic.is_destination(destination, logical):
-            self.lapic.request(vector, level)
+    @property
+    def lapic(self) -> lapic.Lapic:
+        """The APIC of the CPU that is running."""
+        return self.lapics[self.running]
+
+    def _deliver(self, vector: int, destination: int, logical: bool, level: bool, lowest: bool) -> None:
+        for apic in lapic.destinations(self.lapics, destination, logical, lowest):
+            apic.request(vector, level)
 
     def _timer_edge(self) -> None:
         self._set_irq(IRQ_TIMER, False)
@@ -289,32 +316,50 @@ class PcPlatform(Platform):
         self._wires()
         return taken
 
-    def pending_interrupt(self) -> int | None:
-        vector = self.lapic.pending()
-        if vector is None and self.lapic.accepts_extint():
+    def pending_interrupt(self, cpu: int = 0) -> int | None:
+        vector = self.lapics[cpu].pending()
+        if vector is None and self.lapics[cpu].accepts_extint():
             vector = self.pic.pending()
         return vector
 
-    def acknowledge_interrupt(self) -> int:
-        vector = self.lapic.pending()
+    def acknowledge_interrupt(self, cpu: int = 0) -> int:
+        vector = self.lapics[cpu].pending()
         if vector is None:
             return self.pic.acknowledge()
-        self.lapic.acknowledge(vector)
+        self.lapics[cpu].acknowledge(vector)
         return vector
+
+    def pending_nmis(self, cpu: int = 0) -> int:
+        return self.lapics[cpu].state.nmi
+
+    def set_pending_nmis(self, cpu: int, count: int) -> None:
+        self.lapics[cpu].state.nmi = count
+
+    def has_signal(self, cpu: int) -> bool:
+        return bool(self.lapics[cpu].state.signals)
+
+    def take_signal(self, cpu: int) -> tuple[bool, int | None]:
+        apic = self.lapics[cpu]
+        signals, apic.state.signals = apic.state.signals, 0
+        if signals & lapic.SIGNAL_INIT:
+            apic.initialise()
+        return bool(signals & lapic.SIGNAL_INIT), apic.state.startup_vector if signals & lapic.SIGNAL_STARTUP else None
 
     def advance(self, ns: int) -> None:
         super().advance(ns)
         self.cmos.state.now = self.acpi_pm.state.now = self.now
         self.pit.advance(self.now)
-        self.lapic.advance(self.now)
+        for apic in self.lapics:
+            apic.advance(self.now)
 
     def next_event(self) -> int | None:
-        times = [time for time in (self.pit.next_event(), self.lapic.next_event()) if time is not None]
+        ends = (self.pit.next_event(), *(apic.next_event() for apic in self.lapics))
+        times = [time for time in ends if time is not None]
         return max(min(times) - self.now, 0) if times else None
 
     def _devices(self) -> dict:
-        names = ("uart", "pic", "pit", "cmos", "fw_cfg", "lapic", "acpi_pm", "ioapic", "testdev")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in ("uart", "pic", "pit", "cmos", "fw_cfg", "acpi_pm", "ioapic", "testdev")}
+        return found | {f"lapic{number or ''}": apic for number, apic in enumerate(self.lapics)}
 
     def snapshot(self) -> dict:
         states = {name: copy.deepcopy(device.state) for name, device in self._devices().items()}
@@ -330,12 +375,13 @@ class PcPlatform(Platform):
 PLATFORMS = {platform.name: platform for platform in (GoldenPlatform, PcPlatform)}
 
 
-def make(name: str, memory_size: int, **callbacks) -> Platform:
+def make(name: str, memory_size: int, cpus: int = 1, **callbacks) -> Platform:
     """Make the platform a `GuestImage` asks for.
 
     Args:
         name: "golden" or "pc".
         memory_size: bytes of RAM.
+        cpus: number of CPUs; more than one only with "pc".
         callbacks: any of Platform's ``on_...`` attributes.
 
     Raises:
@@ -343,4 +389,5 @@ def make(name: str, memory_size: int, **callbacks) -> Platform:
     """
     if name not in PLATFORMS:
         raise ValueError(f"platform {name!r} is not one of {', '.join(PLATFORMS)}")
-    return PLATFORMS[name](memory_size, **callbacks)
+    more = {} if cpus == 1 else {"cpus": cpus}
+    return PLATFORMS[name](memory_size, **more, **callbacks)

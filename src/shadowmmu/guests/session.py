@@ -14,6 +14,7 @@ from ..engines.unicorn_svm import snapshot
 from ..engines.unicorn_svm.bare import BareRun
 from ..engines.unicorn_svm.kvm import KvmRun, RunReport
 from ..engines.unicorn_svm.profile import AMD, PROFILES, HostProfile
+from ..engines.unicorn_svm.smp import QUANTUM, SmpRun
 from ..engines.unicorn_svm.tdp import NestedPagingRun
 from ..mmu import events
 from ..rules import DEFAULT
@@ -42,6 +43,7 @@ class Session:
 ENTRIES = {"auto": "any image", "multiboot": "multiboot kernels", "linux64": "bzImage, vmlinux", "linux32": "bzImage",
            "pvh": "vmlinux"}
 HEAD = 8192
+MAX_CPUS = 16
 DEFAULT_MEMORY, DEFAULT_LINUX_MEMORY = 128 << 20, 256 << 20
 
 
@@ -59,7 +61,7 @@ def kind(path) -> str:
     return "elf" if elf_kernel.is_elf(head) and not multiboot.has_magic(head) else "multiboot"
 
 
-def load(path, arguments="", modules=(), memory_size=None, pcid=False, entry="auto") -> GuestImage:
+def load(path, arguments="", modules=(), memory_size=None, pcid=False, entry="auto", cpus=1) -> GuestImage:
     """Load an image by its kind.  entry: a key of ENTRIES.  Raises GuestImageError."""
     path = Path(path)
     if not path.exists():
@@ -68,12 +70,14 @@ def load(path, arguments="", modules=(), memory_size=None, pcid=False, entry="au
     if entry != "auto" and entry not in KNOWN_ENTRIES[found]:
         raise GuestImageError(path, f"entry {entry!r} is for {ENTRIES[entry]}")
     if found == "golden":
+        if cpus > 1:
+            raise GuestImageError(path, "a recorded guest has one CPU")
         return golden.load(path)
     if found == "multiboot" or entry == "multiboot":
         return multiboot.load(path, arguments, list(modules), memory_size or DEFAULT_MEMORY, pcid)
     if len(modules) > 1:
         raise GuestImageError(path, f"{len(modules)} initrds: Linux takes one")
-    machine = boot_params.Machine(memory_size or DEFAULT_LINUX_MEMORY)
+    machine = boot_params.Machine(memory_size or DEFAULT_LINUX_MEMORY, cpus)
     loader = bzimage if found == "bzimage" else elf_kernel
     return loader.load(path, arguments, modules[0][0] if modules else None, machine, entry, pcid)
 
@@ -87,13 +91,15 @@ def shadow_capacity(memory_size):
 
 
 def machine_for(memory_size, platform_name, *, mmu="shadow", rules=DEFAULT, profile: HostProfile = AMD, on_output=None,
-                on_rows=None, **limits):
+                on_rows=None, cpus=1, quantum=None, **limits):
     """(vm, machine) without anything loaded; arguments as `run`."""
-    config = Config(memory_pages=memory_size // PAGE, shadow_pages=shadow_capacity(memory_size) * 2)
+    config = Config(vcpus=cpus, memory_pages=memory_size // PAGE, shadow_pages=shadow_capacity(memory_size) * 2)
     cpu, kind = MMUS[mmu]
     vm = Vm(memory_size, rules=rules, mmu=kind, config=config, record=events.ALL if on_rows else 0)
-    devices = platform.make(platform_name, memory_size, on_output=on_output,
+    devices = platform.make(platform_name, memory_size, cpus, on_output=on_output,
                             on_line=None if on_output is None else lambda text: on_output(text.encode() + b"\n"))
+    if cpus > 1:
+        return vm, SmpRun(cpu, vm, devices, quantum=quantum or QUANTUM, profile=profile, drain=on_rows, **limits)
     return vm, cpu(vm, devices, profile=profile, drain=on_rows, **limits)
 
 
@@ -104,7 +110,8 @@ def run(image, *, save_to=None, poll_input=None, **options) -> Session:
     on_rows(rows): event rows as they come; without it no events are recorded.  timeout in seconds, max_instructions:
     limits.  progress(machine): called a few times a second.  la57, nested (SVM), maxphyaddr: what CPUID offers.
     save_to: file for a snapshot after `snapshot_at` instructions.  poll_input(seconds) -> bytes typed, waiting at most
-    so long.
+    so long.  cpus: number of vCPUs; quantum: guest instructions that each runs in its turn.  on_rows is then called with
+    (rows, cpu=number).
     """
     made = {"memory_size": image.memory_size, "platform": image.platform, "mmu": options.get("mmu", "shadow"),
             "rules": options.get("rules", DEFAULT), "profile": options.get("profile", AMD).name,

@@ -64,12 +64,13 @@ class BareRun(KvmRun):
     def _cr0_is_real(self):
         return False
 
-    def _enter(self):
+    def enter(self):
         r = self.vcpu.record
         self._interrupts()
         if r.requests & REQ_TRIPLE_FAULT:
-            return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
+            return self.end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
         r.requests = 0
+        r.in_guest = 1
         if r.exception_pending:
             r.exception_pending, r.exception_injected = 0, 1
             r.exception_set_rf = int(r.exception_vector not in NOT_FAULTS)

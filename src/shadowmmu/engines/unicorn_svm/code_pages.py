@@ -24,8 +24,9 @@ from . import exits as ex
 from . import hooks
 from . import offsets as o
 
-#: Cells of the block at hooks.CODE_WATCH: the walker that fills the entry, tlb_flush, RAM in pages, one byte for each.
-WALKER, FLUSH_TLB, FIRST_PAGE, PAGES, MARKS, CELLS = range(6)
+#: Cells of the block at hooks.CODE_WATCH: the walker that fills the entry, tlb_flush, RAM in pages, one byte for each,
+#: how many pages were marked so far.
+WALKER, FLUSH_TLB, FIRST_PAGE, PAGES, MARKS, MARKED, CELLS = range(7)
 NO_PAGE = -1
 PAGE_BITS = 12
 
@@ -64,6 +65,7 @@ def first_fetch(block, cpu, address, index):
     if page == NO_PAGE or load8(load64(block + 8 * MARKS) + page):
         return False
     store8(load64(block + 8 * MARKS) + page, 1)
+    store64(block + 8 * MARKED, load64(block + 8 * MARKED) + 1)
     return True
 
 
@@ -96,6 +98,11 @@ class CodePages:
         self.marks = np.zeros(length >> PAGE_BITS, np.uint8)
         self._cells = (ctypes.c_int64 * CELLS)(walker, flush_tlb, hpa >> PAGE_BITS, len(self.marks), self.marks.ctypes.data)
         self.block = ctypes.addressof(self._cells)
+
+    @property
+    def marked(self):
+        """How often a page was marked: a TLB that was filled before the last time lets stores pass."""
+        return self._cells[MARKED]
 
     def set_walker(self, address):
         """Who fills entries from now on."""

@@ -6,6 +6,7 @@
     80000001     ECX: SVM by choice
     8000000A     SVM's features by choice
     80000008     EAX: MAXPHYADDR of the vCPU
+With several CPUs they are cores of one package, one thread each, APIC IDs 0 to N-1 (leaves 1, B, 80000001, 80000008, 8000001E).
 """
 
 from ...x86.bits import CR4_OSXSAVE
@@ -13,8 +14,29 @@ from ...x86.bits import CR4_OSXSAVE
 PCID, X2APIC, MONITOR, OSXSAVE, HYPERVISOR = 1 << 17, 1 << 21, 1 << 3, 1 << 27, 1 << 31
 INVPCID, LA57, PKU, OSPKE = 1 << 10, 1 << 16, 1 << 3, 1 << 4
 SVM = 1 << 2
+HTT, CMP_LEGACY = 1 << 28, 1 << 1
+LEVEL_THREAD, LEVEL_CORE = 1, 2
 #: EDX of leaf 8000000A: nested paging, VMCB clean bits, FLUSHBYASID, the address check of SVM instructions.
 SVM_NPT, SVM_CLEAN_BITS, SVM_FLUSHBYASID, SVM_ADDRESS_CHECK = 1, 1 << 5, 1 << 6, 1 << 28
+
+
+def topology(leaf, subleaf, words, cpu, cpus):
+    """The same answer for CPU number `cpu` of `cpus`."""
+    eax, ebx, ecx, edx = words
+    bits = (cpus - 1).bit_length()
+    if leaf == 1:
+        return eax, ebx & 0xFFFF | cpus << 16 | cpu << 24, ecx, edx | HTT
+    if leaf == 0xB:
+        levels = ((0, 1, LEVEL_THREAD << 8), (bits, cpus, LEVEL_CORE << 8 | 1))
+        shift, count, kind = levels[subleaf] if subleaf < 2 else (0, 0, subleaf)
+        return shift, count, kind, cpu
+    if leaf == 0x80000001:
+        return eax, ebx, ecx | CMP_LEGACY, edx
+    if leaf == 0x80000008:
+        return eax, ebx, ecx & ~0xF0FF | bits << 12 | cpus - 1, edx
+    if leaf == 0x8000001E:
+        return cpu, cpu, 0, 0
+    return words
 
 
 def guest_cpuid(vcpu, hardware, leaf, subleaf, *, la57=False, svm=False, svm_features=0):
@@ -59,7 +81,8 @@ PLAIN_MSRS = {
 BANK_MSRS, BANK_CTL, BANK_STATUS = range(0x400, 0x400 + 4 * PLAIN_MSRS[0x179]), 0, 1
 PLAIN_MSRS |= {index: (1 << 64) - 1 if index & 3 == BANK_CTL else 0 for index in BANK_MSRS}
 HWCR, HWCR_STATUS_WRITABLE = 0xC0010015, 1 << 18
-TSC, TSC_AUX, EFER = 0x10, 0xC0000103, 0xC0000080
+TSC, TSC_AUX, EFER, APIC_BASE = 0x10, 0xC0000103, 0xC0000080, 0x1B
+APIC_BOOT_PROCESSOR = 1 << 8
 
 
 def machine_check_refuses(index, value, hwcr):

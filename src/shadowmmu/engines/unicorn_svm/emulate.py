@@ -235,6 +235,17 @@ class Emulator:
         bits, code = self.code_bits(), self.hardware.instruction_bytes
         return bits, code, self._disassemble(bits, code)
 
+    def word_operand(self, instruction, i):
+        """Value of 16-bit operand `i`, a register or in memory.  Raises OperandFault."""
+        operand = instruction.operands[i]
+        if operand.type == capstone.x86.X86_OP_MEM:
+            return int.from_bytes(self.memory.read(self.operand_address(instruction, i), 2), "little")
+        return self._named_register(instruction, operand.reg) & 0xFFFF
+
+    def step_over(self, code):
+        """Let the stepper execute the instruction; an exception of its own is queued.  Raises OperandFault."""
+        return self._step(code)
+
     def register_operand(self, instruction, i):
         """Value of register operand `i`."""
         return self._named_register(instruction, instruction.operands[i].reg)
@@ -308,11 +319,7 @@ class Emulator:
         if instruction.mnemonic == "clts":
             failed = self.write_cr(0, cr0 & ~8)
         elif instruction.mnemonic == "lmsw":
-            source = instruction.operands[0]
-            if source.type == capstone.x86.X86_OP_MEM:
-                value = int.from_bytes(self.memory.read(self.operand_address(instruction, 0), 2), "little")
-            else:
-                value = self._named_register(instruction, source.reg)
+            value = self.word_operand(instruction, 0)
             # LMSW can set PE but not clear it
             failed = self.write_cr(0, cr0 & ~0xE | value & 0xF)
         else:

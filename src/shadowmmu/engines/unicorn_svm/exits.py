@@ -13,12 +13,13 @@ At every exit RIP is the address of the instruction that caused it (fault-like),
 | 0x4e           | PAGE_FAULT         | `fault_address`, `error_code`; return True to retry                   |
 | 0x60           | INTR               | somebody called `kick`; nothing to complete                           |
 | 0x64           | VINTR              | the interrupt window asked for is open (IF=1, no shadow)              |
-| 0x6a, 0x6b     | IDTR_WRITE, GDTR.. | LIDT, LGDT; off by default; caller completes                          |
+| 0x6a .. 0x6d   | IDTR_WRITE, GDTR.. | LIDT, LGDT, LLDT, LTR; off by default; caller completes               |
 | 0x6e           | RDTSC              | RDTSC and RDTSCP (no code 0x87 in this engine); caller completes       |
 | 0x6f           | RDPMC              | caller completes                                                      |
 | 0x72           | CPUID              | caller completes (`native_cpuid` has the engine's answer)             |
-| 0x74           | IRET               | off by default; caller completes                                      |
+| 0x74           | IRET               | off by default; the engine completes when it is off again, or caller  |
 | 0x75           | SWINT              | `software_vector`, `instruction_length`; caller queues the event      |
+| 0x77           | PAUSE              | off by default; caller completes                                      |
 | 0x78           | HLT                | caller completes                                                      |
 | 0x79, 0x7a     | INVLPG, INVLPGA    | caller completes; address from `decode`                               |
 | 0x7b           | IOIO               | `io`; the engine completes; for IN the caller sets `io.value`         |
@@ -49,11 +50,14 @@ INIT = 0x63
 VINTR = 0x64
 IDTR_WRITE = 0x6A
 GDTR_WRITE = 0x6B
+LDTR_WRITE = 0x6C
+TR_WRITE = 0x6D
 RDTSC = 0x6E
 RDPMC = 0x6F
 CPUID = 0x72
 IRET = 0x74
 SWINT = 0x75
+PAUSE = 0x77
 HLT = 0x78
 INVLPG = 0x79
 INVLPGA = 0x7A

@@ -243,6 +243,11 @@ class SvmHardware:
             self._code_pages.clear()
             self.flush_tlb()
 
+    @property
+    def pages_marked(self):
+        """`CodePages.marked`."""
+        return self._code_pages.marked
+
     def watch_code(self, hpa, length):
         """Watch the stores to these pages by whether code was fetched from them, not by their mapping (`code_pages`)."""
         self._code_pages = CodePages(hpa, length, self._page_walker.value, self.flush_tlb_address)
@@ -520,6 +525,16 @@ class SvmHardware:
         hflags = self._env32[o.HFLAGS // 4]
         self._env32[o.HFLAGS // 4] = hflags | o.HF_INHIBIT_IRQ if value else hflags & ~o.HF_INHIBIT_IRQ
 
+    @property
+    def nmi_masked(self):
+        """An NMI is being handled: set by whoever queues one, cleared by the guest's IRET."""
+        return bool(self._env32[o.HFLAGS2 // 4] & o.HF2_NMI)
+
+    @nmi_masked.setter
+    def nmi_masked(self, value):
+        hflags2 = self._env32[o.HFLAGS2 // 4]
+        self._env32[o.HFLAGS2 // 4] = hflags2 | o.HF2_NMI if value else hflags2 & ~o.HF2_NMI
+
     def queue_event(self, vector, kind, error_code=None, instruction_length=0):
         """Deliver an event through the guest's IDT before its next instruction.
 
@@ -549,6 +564,11 @@ class SvmHardware:
     @property
     def event_queued(self):
         return bool(self._cells[hooks.EVENT_PENDING])
+
+    @property
+    def interrupt_window_requested(self):
+        """Between two runs: does `request_interrupt_window` still wait?"""
+        return bool(self._cells[hooks.HELD_REQUESTS])
 
     def request_interrupt_window(self):
         """Ask for one VINTR exit (0x64) as soon as IF=1 and there is no interrupt shadow."""

@@ -19,17 +19,31 @@ from ...vm import calls, entry
 from ...vm.exits import EMULATE
 from ...vm.machine import signed
 from ...x86.bits import CR4_LA57, CR4_PKE, EFER_SVME
+from . import descriptor_loads, fast_path, guest_memory, quick
 from . import exits as svm
-from . import fast_path, guest_memory, quick
-from .cpuid import EFER, HWCR, IGNORED_MSRS, PLAIN_MSRS, TSC, TSC_AUX, guest_cpuid, machine_check_refuses
+from .cpuid import (
+    APIC_BASE,
+    APIC_BOOT_PROCESSOR,
+    EFER,
+    HWCR,
+    IGNORED_MSRS,
+    PLAIN_MSRS,
+    TSC,
+    TSC_AUX,
+    guest_cpuid,
+    machine_check_refuses,
+    topology,
+)
 from .emulate import FAILED, Emulator
 from .hardware import CS, SvmHardware
 from .nested_svm import CR0_SEL_WRITE, HSAVE_PA, VM_CR, NestedSvm
+from .nmi import Nmis
 from .profile import AMD
 from .stepper import InstructionStepper
 from .task_switch import HAS_ERROR, REASON_IRET, TaskSwitch
 
 U64 = (1 << 64) - 1
+PAUSE_TIME = 1000  # ns
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
@@ -45,8 +59,6 @@ EPERM, ENOSYS = -1, -1000
 VAPIC_POLL_IRQ = 1
 #: Exceptions that KVM intercepts besides #PF: #DB, #UD, #AC, #MC.
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
-#: Exits for the loads of descriptor table registers.
-TABLE_LOADS = {svm.IDTR_WRITE: "idtr", svm.GDTR_WRITE: "gdtr"}
 #: MSRs that hold a linear address and live in the hardware.
 ADDRESS_MSRS = (0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176)
 #: CPUID leaf whose answer depends on XCR0, which no exit tells about.
@@ -55,6 +67,8 @@ XSAVE_LEAF = 0xD
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
          svm.SWINT: "INT n", svm.VMMCALL: "VMMCALL", svm.VMRUN: "VMRUN", svm.VMLOAD: "VMLOAD", svm.VMSAVE: "VMSAVE",
+         svm.IRET: "IRET", svm.TASK_SWITCH: "task switch", svm.PAUSE: "PAUSE", svm.GDTR_WRITE: "LGDT", svm.IDTR_WRITE: "LIDT",
+         svm.LDTR_WRITE: "LLDT", svm.TR_WRITE: "LTR",
          svm.STGI: "STGI", svm.CLGI: "CLGI", svm.INVLPGA: "INVLPGA", CR0_SEL_WRITE: "MOV to CR0"}
 
 
@@ -94,6 +108,7 @@ class RunReport:
 class KvmRun:
     """One vCPU of `vm` running on an engine.
 
+    number: which vCPU.  beside: the run of another one, whose engine this one shares (`smp`).
     vm: the `Vm`.  platform: devices (`guests.platform`).  profile: kind of host.  max_instructions, timeout (seconds):
     limits, None for none.  drain: called with event rows whenever the ring is emptied.  la57: offer 5-level paging.
     maxphyaddr: width of guest-physical addresses that CPUID shows, None for the host's.
@@ -105,25 +120,32 @@ class KvmRun:
     npt = False
 
     def __init__(self, vm, platform, *, profile=AMD, max_instructions=None, timeout=None, drain=None, la57=False,
-                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None, nested=False, counting="blocks"):
-        self.vm, self.platform, self.profile = vm, platform, profile
-        self.vcpu = vm.vcpus[0]
+                 progress=None, maxphyaddr=None, snapshot_at=None, on_snapshot=None, nested=False, counting="blocks",
+                 number=0, beside=None):
+        self.vm, self.platform, self.profile, self.beside = vm, platform, profile, beside
+        self.vcpu = vm.vcpus[number]
         self.limit, self.timeout, self.drain, self.la57, self.progress = (max_instructions, timeout, drain, la57,
                                                                           progress)
         self.snapshot_at, self.on_snapshot = snapshot_at, on_snapshot
         self.maxphyaddr = maxphyaddr or profile.maxphyaddr
-        self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr, counting=counting)
-        self.stepper = InstructionStepper()
+        if beside is None:
+            self.hardware = SvmHardware(max_phys_bits=profile.maxphyaddr, counting=counting)
+            self.stepper = InstructionStepper()
+        else:
+            self.hardware, self.stepper = beside.hardware, beside.stepper
         self.emulator = Emulator(vm, self.vcpu, self.hardware, self.stepper, self)
         self.tasks = TaskSwitch(self)
         self.msrs = dict(PLAIN_MSRS)
+        if number:
+            self.msrs[APIC_BASE] &= ~APIC_BOOT_PROCESSOR
         self.report = None
         self.exits = Counter()
         self.emulated = 0
         self._mode = None
         self._last_check = 0.0
         self.poll_input = None
-        self._map_memory()
+        if beside is None:
+            self._map_memory()
         self._install_fast_path()
         self._offers_svm = nested
         self._install_quick_exits()
@@ -131,15 +153,11 @@ class KvmRun:
         self.hardware.exception_intercepts = self.exception_intercepts
         self.exit_code, self.exit_info = 0, (0, 0)
         self.nested = NestedSvm(self) if nested else None
+        self.nmis = Nmis(self)
         self.vcpu.set_svm(nested)
         self.hardware.set_faults_push_rf(profile.faults_push_rf)
 
     # -- set-up
-
-    @property
-    def fast_cells(self):
-        """The fast path's block, for snapshots."""
-        return self._block
 
     def _map_memory(self):
         store, view = self.vm.store, self.vm.view
@@ -151,7 +169,7 @@ class KvmRun:
 
     def _install_fast_path(self):
         block = (ctypes.c_int64 * fast_path.CELLS)()
-        self._block = block
+        self.block = block
         block[fast_path.HANDLE] = self.vm.store.address
         block[fast_path.VCPU] = self.vcpu.index
         block[fast_path.CONTROL] = self.hardware.control_address
@@ -173,16 +191,21 @@ class KvmRun:
 
     def _install_quick_exits(self):
         """Cells and tables of module `quick`."""
+        self._cpuid_table = (ctypes.c_int64 * (6 * quick.CPUID_ENTRIES))()
+        self.cpuid_table_address = ctypes.addressof(self._cpuid_table)
+        if self.beside is not None:
+            self.quick_cells, self._serial = self.beside.quick_cells, self.beside._serial
+            self._intercept_for_the_engine()
+            return
         cells = self.quick_cells = (ctypes.c_int64 * quick.CELLS)()
         ports = bytearray(8192)
         for number in self.platform.claimed_ports():
             ports[number >> 3] |= 1 << (number & 7)
         self._ports = (ctypes.c_uint8 * 8192).from_buffer(ports)
         self._serial = (ctypes.c_uint8 * quick.SERIAL_ROOM)()
-        self._cpuid_table = (ctypes.c_int64 * (6 * quick.CPUID_ENTRIES))()
         cells[quick.PORTS] = ctypes.addressof(self._ports)
         cells[quick.SERIAL_BUFFER] = ctypes.addressof(self._serial)
-        cells[quick.CPUID_TABLE] = ctypes.addressof(self._cpuid_table)
+        cells[quick.CPUID_TABLE] = self.cpuid_table_address
         cells[quick.SERIAL_BASE] = self.platform.serial_base
         cells[quick.IO_TIME] = self.platform.io_time
         # without NRIPS KVM would decode each of these, which shows in counters and walks
@@ -190,9 +213,13 @@ class KvmRun:
         if self._offers_svm:
             return      # what the guest's guest does may be the guest's to see
         self.hardware.install_quick_exits(ctypes.addressof(cells))
+        self._intercept_for_the_engine()
+
+    def _intercept_for_the_engine(self):
+        """What a real CPU does without an exit: it checks addresses itself, and its clock is not ours."""
+        self.hardware.intercept(svm.RDTSC)
         if self.profile.nrips and not self.npt:
-            # on a real CPU these need no exit: it checks addresses itself
-            for code in TABLE_LOADS:
+            for code in descriptor_loads.EXITS:
                 self.hardware.intercept(code)
             for index in ADDRESS_MSRS:
                 self.hardware.intercept_msr(index, read=False)
@@ -210,14 +237,18 @@ class KvmRun:
         hw.gpr[4] = e.rsp
         hw.rip = e.rip
         hw.rflags = e.rflags
-        self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=e.pcid)
+        self.offer(e.pcid)
+        long_code = bool(hw.segment(CS).flags & 1 << 21)
+        self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
+
+    def offer(self, pcid):
+        """KVM_SET_CPUID2."""
+        self.vcpu.set_cpuid(maxphyaddr=self.maxphyaddr, pcid=pcid)
         # a guest sees no more than its host has
         self.vm.set_host_maxphyaddr(max(self.maxphyaddr, self.profile.maxphyaddr))
         # what CPUID does not show CR4 must not take; KVM never offers PKU with shadow paging
         hidden = CR4_PKE if self.la57 else CR4_PKE | CR4_LA57
         self.vcpu.record.cr4_reserved = signed(self.vcpu.record.cr4_reserved | hidden)
-        long_code = bool(hw.segment(CS).flags & 1 << 21)
-        self.vcpu.set_sregs(cr0=e.cr0, cr3=e.cr3, cr4=e.cr4, efer=e.efer, cs_l=long_code)
 
     def registers(self):
         """Final registers by name, as KVM_GET_REGS and KVM_GET_SREGS give them."""
@@ -271,7 +302,7 @@ class KvmRun:
         elif r.nmi_injected:
             hw.queue_event(2, "nmi")
 
-    def _enter(self):
+    def enter(self):
         """vcpu_enter_guest up to VMRUN.  False when the guest must not go on."""
         r = self.vcpu.record
         if self._soft_event() and not self.profile.nrips:
@@ -292,9 +323,9 @@ class KvmRun:
             return False
         if result == entry.SHUTDOWN:
             self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_SHUTDOWN)
-            return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
+            return self.end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
         if result != entry.ENTER:
-            return self._end("internal error", f"no root could be made (errno {-result}); "
+            return self.end("internal error", f"no root could be made (errno {-result}); "
                                                "the shadow page capacity is too small for the quota")
         if self.nested is not None:
             self.nested.count_run()
@@ -310,15 +341,17 @@ class KvmRun:
         return r.exception_injected and self.soft_exception or r.interrupt_injected and r.interrupt_soft
 
     def _interrupts(self):
-        """Take an interrupt from the platform when the guest can; else ask for a window."""
+        """Take an NMI or an interrupt from the platform when the guest can; else ask for a window."""
         r = self.vcpu.record
-        if self.platform.pending_interrupt() is None or self.nested is not None and not self.nested.gif:
+        if self.nmis.waiting():
+            self.nmis.inject()
+        if self.platform.pending_interrupt(self.vcpu.index) is None or self.nested is not None and not self.nested.gif:
             return
         if self.nested is not None and self.nested.active and self.nested.interrupt():
             return
         busy = r.exception_pending or r.exception_injected or r.interrupt_injected or r.nmi_injected
         if not busy and self.hardware.rflags & RFLAGS_IF and not self.hardware.in_interrupt_shadow:
-            r.interrupt_nr = self.platform.acknowledge_interrupt()
+            r.interrupt_nr = self.platform.acknowledge_interrupt(self.vcpu.index)
             r.interrupt_soft, r.interrupt_injected = 0, 1
         else:
             self.hardware.request_interrupt_window()
@@ -353,9 +386,9 @@ class KvmRun:
 
     def on_exit(self, code):
         """Handle one exit of the hardware; False ends the run."""
-        block = self._block
+        block = self.block
         verdict, block[fast_path.VERDICT] = block[fast_path.VERDICT], fast_path.UNTOUCHED
-        hw, r = self.hardware, self.vcpu.record
+        hw = self.hardware
         self._serial_output()
         if verdict != fast_path.UNTOUCHED:
             self.exits[code] += int(code in (svm.PAGE_FAULT, svm.NPF))   # the others are in the block's counts
@@ -387,6 +420,22 @@ class KvmRun:
                 return self._machine_status(instruction)
             self.emulator.complete_cr(instruction, False)
             return True
+        info1, info2 = self.leave_guest(code)
+        if l2:
+            self.vm.emit(events.NESTED_VMEXIT, self.vcpu.index, code, hw.rip, info1, info2)
+            if self.nested.wants(code, info1):
+                self.nested.reflect(code, info1, info2)
+                return self._enter_again()
+        r, stepping, rip = self.vcpu.record, hw.rflags & RFLAGS_TF, hw.rip
+        if not self._handle(code):
+            return False
+        if stepping and hw.rip != rip and not (r.exception_pending or r.exception_injected):
+            self._single_step()
+        return self._enter_again()
+
+    def leave_guest(self, code):
+        """What every exit begins with, up to its trace event; EXITINFO1 and 2."""
+        hw, r = self.hardware, self.vcpu.record
         r.in_guest = 0
         r.rip = signed(hw.rip)
         r.cpl = hw.cpl
@@ -394,20 +443,9 @@ class KvmRun:
         self._complete_interrupts()
         self.exits[code] += 1
         r.stat[counters.EXITS] += 1
-        info1, info2 = self._exit_info(code)
-        self.exit_code, self.exit_info = code, (info1, info2)
-        self.vm.emit(events.EXIT, self.vcpu.index, code, hw.rip, info1, info2)
-        if l2:
-            self.vm.emit(events.NESTED_VMEXIT, self.vcpu.index, code, hw.rip, info1, info2)
-            if self.nested.wants(code, info1):
-                self.nested.reflect(code, info1, info2)
-                return self._enter_again()
-        stepping, rip = hw.rflags & RFLAGS_TF, hw.rip
-        if not self._handle(code):
-            return False
-        if stepping and hw.rip != rip and not (r.exception_pending or r.exception_injected):
-            self._single_step()
-        return self._enter_again()
+        self.exit_code, self.exit_info = code, self._exit_info(code)
+        self.vm.emit(events.EXIT, self.vcpu.index, code, hw.rip, *self.exit_info)
+        return self.exit_info
 
     def _single_step(self):
         """kvm_vcpu_do_singlestep: an instruction that was completed here ends in a trap."""
@@ -446,14 +484,21 @@ class KvmRun:
     def _enter_again(self):
         self._tick()
         if self.vm.store.event_count() > self.vm.view.event_capacity // 2:
-            self._drain()
-        if not self._within_limits():
+            self.drain_events()
+        if not self.within_limits():
             return False
         self._show_serial()
         wait = self.platform.next_event()
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
-        return self._enter()
+        if not self.alone and self.platform.has_signal(self.vcpu.index):
+            return False
+        return self.enter()
+
+    #: No other vCPU takes turns with this one (`smp`).
+    alone = True
+    #: Executed HLT and waits.  Only with others: alone it waits in `_halt`.
+    halted = False
 
     def _show_serial(self):
         """Let compiled code answer for the serial port while it only transmits."""
@@ -524,13 +569,13 @@ class KvmRun:
             return self._exception(code - svm.EXCEPTION)
         if 0x20 <= code < 0x40:
             return self._debug_register(code)
-        if code in TABLE_LOADS:
-            return self._load_table(TABLE_LOADS[code])
+        if code in descriptor_loads.EXITS:
+            return descriptor_loads.handle(self, code)
         if self.nested is not None and code in self._NESTED:
             return self._NESTED[code](self.nested)
         if svm.VMRUN <= code <= svm.SKINIT or code in (svm.INVLPGA, svm.MONITOR, svm.MWAIT, svm.RDPMC):
             return self._queue(UD)
-        return self._end("internal error", f"unsupported exit {code:#x} at RIP {self.hardware.rip:#x}")
+        return self.end("internal error", f"unsupported exit {code:#x} at RIP {self.hardware.rip:#x}")
 
     def _nested_software_interrupt(self):
         """INT3 and INTO of L2 when L1 intercepts the exception."""
@@ -552,7 +597,7 @@ class KvmRun:
 
     def give_up(self, text):
         """End the run: something that is not supported."""
-        return self._end("internal error", text)
+        return self.end("internal error", text)
 
     def forget_soft_event(self):
         """The event in delivery was saved for L1 (or dropped)."""
@@ -570,12 +615,12 @@ class KvmRun:
 
     def _conclude_page_fault(self, address, verdict, enter=True):
         if verdict < 0:
-            return self._end("internal error", f"the MMU gives up (errno {-verdict}) at RIP {self.hardware.rip:#x}, "
+            return self.end("internal error", f"the MMU gives up (errno {-verdict}) at RIP {self.hardware.rip:#x}, "
                                                f"address {address:#x}")
         if verdict & EMULATE:
             if self._vectoring():
                 self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_INTERNAL_ERROR)
-                self._end("internal error", "KVM_EXIT_INTERNAL_ERROR, suberror 3 (delivery of an event needs "
+                self.end("internal error", "KVM_EXIT_INTERNAL_ERROR, suberror 3 (delivery of an event needs "
                                             f"emulation) at RIP {self.hardware.rip:#x}")
                 # the union of struct kvm_run shows the suberror and the number of data words as the exit's reason
                 self.report.kvm_exit = f"VMM exit_reason {KVM_EXIT_INTERNAL_ERROR} hw {5 << 32 | 3:x}"
@@ -591,7 +636,7 @@ class KvmRun:
         after one has been."""
         if not interpreted.rules(self.vm.view).vectoring_check:
             return False
-        stale = self.profile.stale_event_type and self._block[fast_path.EVENT_BEFORE]
+        stale = self.profile.stale_event_type and self.block[fast_path.EVENT_BEFORE]
         return bool(stale or self.hardware.interrupted_event)
 
     def _emulate(self, address=0, flags=0, faulted=False):
@@ -599,7 +644,7 @@ class KvmRun:
         self.emulated += 1
         if self.emulator.emulate(address, flags, faulted) == FAILED:
             code = self.emulator.last_code.hex(" ")
-            return self._end("internal error", f"the instruction at RIP {self.hardware.rip:#x} cannot be emulated: "
+            return self.end("internal error", f"the instruction at RIP {self.hardware.rip:#x} cannot be emulated: "
                                                f"{code}")
         return True
 
@@ -628,29 +673,6 @@ class KvmRun:
             self.emulator.cr_target(instruction, value)
             self.vm.emit(events.CR, 0, cr, value)
         return self._skip(instruction.size)
-
-    def _load_table(self, name):
-        """LGDT, LIDT: the engine loads any base, a CPU only a canonical one."""
-        hw = self.hardware
-        bits, _, instruction = self.emulator.peek()
-        address = self.emulator.operand_address(instruction, 0)
-        try:
-            data = self.emulator.memory.read(address, 10 if bits == 64 else 6)
-        except guest_memory.OperandFault as fault:
-            self.operand_fault(fault)
-            return True
-        limit, base = int.from_bytes(data[:2], "little"), int.from_bytes(data[2:], "little")
-        if not self._is_canonical(base):
-            return self._queue(13, 0)
-        if bits != 64 and (bits == 16) != (0x66 in instruction.prefix):
-            base &= 0xFFFFFF    # operand size 16
-        setattr(hw, name, (base, limit))
-        hw.skip_instruction(instruction.size)
-        return True
-
-    def _is_canonical(self, address):
-        top = 56 if self.vcpu.cr4 & CR4_LA57 else 47
-        return address >> top in (0, (1 << 64 - top) - 1)
 
     def _debug_register(self, code):
         """MOV DRn: kvm_set_dr, kvm_get_dr, after the CPU's own check of DR7.GD."""
@@ -704,7 +726,7 @@ class KvmRun:
 
     def _write_msr(self, index, value):
         if index in ADDRESS_MSRS:
-            if not self._is_canonical(value):
+            if not descriptor_loads.is_canonical(self.la57, value):
                 return True
             self.hardware.write_msr(index, value)
             return False
@@ -747,6 +769,8 @@ class KvmRun:
         leaf, subleaf = hw.gpr[0] & 0xFFFFFFFF, hw.gpr[1] & 0xFFFFFFFF
         values = guest_cpuid(self.vcpu, hw, leaf, subleaf, la57=self.la57, svm=self.nested is not None,
                              svm_features=self.nested.features() if self.nested else 0)
+        if self.platform.cpus > 1:
+            values = topology(leaf, subleaf, values, self.vcpu.index, self.platform.cpus)
         count = self.quick_cells[quick.CPUID_COUNT]
         if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
             self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
@@ -768,7 +792,7 @@ class KvmRun:
         if self.platform.exit_code is not None:
             # KVM completes an OUT at the next KVM_RUN; there will be none
             hw.abandon_io()
-            return self._end("exit", self.platform.exit_text, self.platform.exit_code)
+            return self.end("exit", self.platform.exit_text, self.platform.exit_code)
         if not io.string:
             hw.complete_io()
             if self.stop_at_io:
@@ -779,20 +803,32 @@ class KvmRun:
         self.vcpu.record.stat[counters.HALT_EXITS] += 1
         if not self._skip(1):
             return False
-        while self.platform.pending_interrupt() is None:
+        if not self.alone:
+            self.halted = True
+            return False
+        while not self.wakes():
             if not self.hardware.rflags & RFLAGS_IF:
-                return self._end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")
-            wait = self.platform.next_event()
-            # with a terminal an idle guest idles: virtual time goes on with the clock on the wall
-            typed = self._input(IDLE if wait is None else min(wait / 1e9, IDLE))
-            if typed is not None and wait is None:
-                if not self._within_limits():
-                    return False
-                continue
-            if typed:
-                continue
-            if wait is None:
-                return self._end("halted", f"HLT and no device will ever interrupt, RIP {self.hardware.rip:#x}")
+                return self.end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")
+            if not self.wait_for_device():
+                return self.report is None and self.end(
+                    "halted", f"HLT and no device will ever interrupt, RIP {self.hardware.rip:#x}")
+        return True
+
+    def wakes(self):
+        """Does an interrupt or NMI end HLT?"""
+        interrupt = self.platform.pending_interrupt(self.vcpu.index) is not None and self.hardware.rflags & RFLAGS_IF
+        return bool(interrupt) or self.nmis.deliverable()
+
+    def wait_for_device(self):
+        """An idle machine until something happens; False when nothing ever will, or a limit ended the run."""
+        wait = self.platform.next_event()
+        # with a terminal an idle guest idles: virtual time goes on with the clock on the wall
+        typed = self._input(IDLE if wait is None else min(wait / 1e9, IDLE))
+        if typed is not None and wait is None:
+            return self.within_limits()
+        if wait is None:
+            return False
+        if not typed:
             self._pass_time(wait)
         return True
 
@@ -834,10 +870,23 @@ class KvmRun:
 
     def _shutdown(self):
         self.vm.emit(events.USERSPACE_EXIT, KVM_EXIT_SHUTDOWN)
-        return self._end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
+        return self.end("shutdown", f"triple fault at RIP {self.hardware.rip:#x}")
 
     def _kick(self):
         return True
+
+    def _iret(self):
+        """IRET of a nested task, or one that ends the mask of NMIs."""
+        if not self.tasks.used or not self.hardware.rflags & RFLAGS_NT:
+            return self.nmis.iret()
+        self.hardware.nmi_masked = False
+        return self.tasks.iret()
+
+    def _pause(self):
+        """kvm_vcpu_on_spin: another vCPU runs.  It takes as long as an exit, so that who waits for a time comes to it."""
+        self._skip()
+        self._pass_time(PAUSE_TIME)
+        return self.alone
 
     def _hypercall(self):
         """kvm_emulate_hypercall: only the one that does nothing is offered here."""
@@ -851,9 +900,9 @@ class KvmRun:
 
     _HANDLERS = {svm.INVLPG: lambda self: self._invlpg(), svm.MSR: _msr, svm.CPUID: _cpuid, svm.RDTSC: _time_stamp,
                  svm.IOIO: _io, svm.HLT: _halt, svm.SHUTDOWN: _shutdown, svm.INTR: _kick, svm.VINTR: _kick,
-                 svm.VMMCALL: _hypercall,
-                 svm.IRET: lambda self: self.tasks.iret(), svm.TASK_SWITCH: lambda self: self.tasks.through_gate(),
-                 svm.ROOT_CHANGED: lambda self: self._end("internal error", "a hardware task switch by JMP or CALL is not "
+                 svm.VMMCALL: _hypercall, svm.PAUSE: _pause, svm.IRET: _iret,
+                 svm.TASK_SWITCH: lambda self: self.tasks.through_gate(),
+                 svm.ROOT_CHANGED: lambda self: self.end("internal error", "a hardware task switch by JMP or CALL is not "
                                                           f"supported; RIP {self.hardware.rip:#x}")}
 
     #: SVM instructions of a guest that may use them.
@@ -903,23 +952,23 @@ class KvmRun:
 
     # -- the loop
 
-    def _within_limits(self):
+    def within_limits(self):
         now = time.monotonic()
         if self.progress is not None and now - self._last_check > 0.25:
             self._last_check = now
             self.progress(self)
         if self.timeout is not None and now - self._started > self.timeout:
-            return self._end("timeout", f"stopped after {self.timeout} s at RIP {self.hardware.rip:#x}")
+            return self.end("timeout", f"stopped after {self.timeout} s at RIP {self.hardware.rip:#x}")
         if self.limit is not None and self.hardware.instruction_count >= self.limit:
-            return self._end("limit", f"stopped after {self.limit} instructions at RIP {self.hardware.rip:#x}")
+            return self.end("limit", f"stopped after {self.limit} instructions at RIP {self.hardware.rip:#x}")
         return True
 
-    def _drain(self):
+    def drain_events(self):
         rows = self.vm.drain_events()
         if self.drain is not None:
             self.drain(rows)
 
-    def _end(self, reason, text, exit_code=None):
+    def end(self, reason, text, exit_code=None):
         self.report = RunReport(reason, text, exit_code)
         return False
 
@@ -938,22 +987,48 @@ class KvmRun:
 
     def start(self):
         """The first entry; False when the guest cannot be entered."""
-        self._start_clock()
-        return self._enter()
+        self.start_clock()
+        return self.enter()
 
-    def _start_clock(self):
+    def budget(self, most, until=None):
+        """Instructions to the next limit or timer, at most so many."""
+        count = self.hardware.instruction_count
+        for end in (self.limit, until):
+            if end is not None:
+                most = max(1, min(most, end - count))
+        wait = self.platform.next_event()
+        return most if wait is None else max(1, min(most, wait))
+
+    def before_run(self):
+        """Exits at IRET, which a run needs or not."""
+        self.tasks.watch_iret()
+        if self.nmis.waiting():
+            self.nmis.wait()
+
+    def after_run(self):
+        """The hardware has come back: console and clock."""
+        self._serial_output()
+        self._input(0)
+        self._tick()
+
+    def start_clock(self):
         """From now on `timeout` counts.  A guest that only faults never comes by Python: a thread fetches it."""
         self._started = time.monotonic()
-        if self.timeout is not None:
+        if self.timeout is not None and self.beside is None:
             self._alarm = threading.Timer(self.timeout, self.hardware.kick)
             self._alarm.daemon = True
             self._alarm.start()
 
     _alarm = None
 
+    def cancel_alarm(self):
+        """No time limit any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
     def start_restored(self):
         """Into guest mode with the state of a snapshot, which lies between two instructions: no entry, no event."""
-        self._start_clock()
+        self.start_clock()
         self._load_hardware()
         self._show_serial()
 
@@ -973,47 +1048,45 @@ class KvmRun:
                 if self.snapshot_at is not None and count >= self.snapshot_at:
                     self.snapshot_at = None
                     self.on_snapshot(self)
-                budget = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
-                for end in (self.limit, until):
-                    if end is not None:
-                        budget = max(1, min(budget, end - count))
-                wait = self.platform.next_event()
-                if wait is not None:
-                    budget = max(1, min(budget, wait))
-                self.tasks.watch_iret()
-                reason = self.hardware.run(self.on_exit, max_instructions=budget)
-                self._serial_output()
-                self._input(0)
-                self._tick()
+                slice_ = self.SLICE if self.snapshot_at is None else min(self.SLICE, self.snapshot_at - count)
+                self.before_run()
+                reason = self.hardware.run(self.on_exit, max_instructions=self.budget(slice_, until))
+                self.after_run()
                 if self.report is None and reason != "handler":
-                    if not self._within_limits():
+                    if not self.within_limits():
                         break
-                    if self.platform.pending_interrupt() is not None:
+                    if self.platform.pending_interrupt() is not None or self.nmis.deliverable():
                         self.hardware.kick()
                 if reason == "stop":
                     break
         except KeyboardInterrupt:
-            self._end("interrupted", f"interrupted at RIP {self.hardware.rip:#x}")
+            self.interrupted()
 
-    def finish(self):
-        """The report of a run that has ended."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-        report = self.report
+    def interrupted(self):
+        """Ctrl-C."""
+        self.end("interrupted", f"interrupted at RIP {self.hardware.rip:#x}")
+
+    def finish(self, others=()):
+        """The report of a run that has ended; others: runs of further vCPUs, whose exits count too."""
+        report, runs = self.report, (self, *others)
+        for run in runs:
+            run.cancel_alarm()
         report.seconds = time.monotonic() - self._started
         report.instructions = self.hardware.instruction_count
-        report.exits = Counter({exit_name(code): n for code, n in self.exits.items()})
+        for run in runs:
+            report.exits.update({exit_name(code): n for code, n in run.exits.items()})
         faults, quick_exits, ports = self.hardware.exit_counts[1], self.quick_cells[quick.TAKEN], self.quick_cells[quick.TAKEN_IO]
         report.fast_exits = faults + quick_exits
-        block = self._block
-        others = (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS), ("INVLPG", fast_path.INVLPGS))
-        for name, cell in others:
-            report.exits[name] += block[cell]
-        report.exits[self.FAULT_NAME] += faults - sum(block[cell] for _, cell in others)
+        for name, cell in (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS),
+                           ("INVLPG", fast_path.INVLPGS)):
+            count = sum(run.block[cell] for run in runs)
+            report.exits[name] += count
+            faults -= count
+        report.exits[self.FAULT_NAME] += faults
         report.exits["IO"] += ports
         report.exits["CPUID, RDTSC"] += quick_exits - ports
-        report.emulated = self.emulated + block[fast_path.EMULATED]
-        self._drain()
+        report.emulated = sum(run.emulated + run.block[fast_path.EMULATED] for run in runs)
+        self.drain_events()
         return report
 
 

@@ -34,8 +34,13 @@ UC_NO_EXIT_REQUEST = 2034
 CPU_CFLAGS_NEXT_TB = 24
 CPU_INTERRUPT_REQUEST = 28
 CPU_EXCEPTION_INDEX = 33184
+CPU_CLASS = 33200
 CPU_TCG_EXIT_REQ = 33208
+CPU_TLB = 33216  # CPUTLB: counters; the slow part of each of 3 MMU modes; then
 CPU_TLB_FAST = 35344  # CPUTLBDescFast f[3]: mask, table; the end of CPUTLB, just before icount_decr
+CPU_TLB_END = CPU_TLB_FAST + 3 * 16
+TLB_FIRST_MASK = 255 << 6  # of a new table: 256 entries of 64 bytes
+MMU_MODES = 3
 CPU_ICOUNT_HIGH = 35394
 CPU_ENV = 35408
 
@@ -95,7 +100,7 @@ HF_SVME = 1 << 20
 HF_GUEST = 1 << 21
 HF_OSFXSR = 1 << 22
 HF_SMAP = 1 << 23
-HF2_GIF, HF2_HIF, HF2_VINTR = 1, 2, 8
+HF2_GIF, HF2_HIF, HF2_NMI, HF2_VINTR = 1, 2, 4, 8
 
 CC_OP_EFLAGS = 1
 CC_MASK = 0x8D5  # O S Z A P C: kept lazily in cc_src/cc_dst/cc_op while the CPU runs
@@ -136,6 +141,8 @@ _FUNCTIONS = (
     "qemu_ram_addr_from_host",
     "x86_cpu_tlb_fill",
     "tlb_set_page",
+    "tlb_init",
+    "tlb_flush_by_mmuidx",
     "helper_set_dr",
     "cpu_x86_update_dr7",
 )
@@ -234,6 +241,9 @@ def _verify_layout(uc, lib, handle, cpu, env):
     if size != CONTEXT_DATA_SIZE + header:
         refuse(f"context size {size}")
 
+    tables = (ctypes.c_uint64 * (2 * MMU_MODES)).from_address(cpu + CPU_TLB_FAST)
+    if list(tables[::2]) != [TLB_FIRST_MASK] * MMU_MODES or len({*tables[1::2]}) != MMU_MODES:
+        refuse("TLB")
     if ctypes.c_uint32.from_address(cpu + CPU_CFLAGS_NEXT_TB).value != 0xFFFFFFFF:
         refuse("cflags_next_tb")
 
@@ -309,22 +319,26 @@ def verify_tlb(state: EngineState, gva, hpa, host):
         raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (TLB entries)")
 
 
-#: Bytes of the CPU object that are searched for its page walker.
-CPU_OBJECT_SIZE = 65536
+#: The CPU class lies so near behind the CPU's start; so many of its bytes are searched for its page walker.
+CPU_OBJECT_SIZE, CPU_CLASS_SIZE = 65536, 1024
 
 
 def find_page_walker(state: EngineState):
     """Host address of the word through which the engine calls its page walker (CPUClass.tlb_fill).
 
-    The class object lies inside the CPU object; it holds the walker's address twice, in the word that is called and in
-    the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is exactly one such pair.
+    The class object lies inside the CPU object, which has a pointer to it.  It holds the walker's address twice, in the
+    word that is called and in the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is
+    exactly one such pair.
     """
     walker = state.functions["x86_cpu_tlb_fill"].to_bytes(8, "little")
-    with open("/proc/self/mem", "rb", 0) as memory:
-        memory.seek(state.cpu)
-        data = memory.read(CPU_OBJECT_SIZE)
+    start = ctypes.c_uint64.from_address(state.cpu + CPU_CLASS).value
+    data = b""
+    if 0 < start - state.cpu < CPU_OBJECT_SIZE:
+        with open("/proc/self/mem", "rb", 0) as memory:
+            memory.seek(start)
+            data = memory.read(CPU_CLASS_SIZE)
     places = [at for at in range(0, len(data) - 15, 8) if data[at:at + 16] == walker * 2]
     if len(places) != 1:
         raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs ({len(places)} places look like the page "
                           "walker of the CPU class)")
-    return state.cpu + places[0]
+    return start + places[0]

@@ -76,7 +76,7 @@ def barrier(machine):
 
 def cell_groups(machine):
     """(name, values, numbers) of the three groups above."""
-    return (("cells", machine.hardware.cells, CELLS), ("fast", machine.fast_cells, FAST_CELLS),
+    return (("cells", machine.hardware.cells, CELLS), ("fast", machine.block, FAST_CELLS),
             ("quick", machine.quick_cells, QUICK_CELLS))
 
 

@@ -26,9 +26,9 @@ class NestedPagingRun(KvmRun):
 
     def _install_fast_path(self):
         super()._install_fast_path()
-        self._block[fast_path.NESTED_ROOT] = -1
+        self.block[fast_path.NESTED_ROOT] = -1
         if fast_path.AVAILABLE:
-            self.hardware.install_fast_path(fast_path.handle_nested.address, ctypes.addressof(self._block))
+            self.hardware.install_fast_path(fast_path.handle_nested.address, ctypes.addressof(self.block))
         store, view = self.vm.store, self.vm.view
         offset, length = store.tables["ram"]
         self.walker = Walker(self.vm, self.vcpu, self.hardware, self.profile, self.hardware.fail)
@@ -54,10 +54,10 @@ class NestedPagingRun(KvmRun):
 
     def _flush(self):
         r, hw = self.vcpu.record, self.hardware
-        changed = self._block[fast_path.NESTED_ROOT] != r.hw_root
+        changed = self.block[fast_path.NESTED_ROOT] != r.hw_root
         if r.hw_flush or r.hw_flush_count or changed or self.profile.flush_on_world_switch:
             hw.flush_tlb()
-        self._block[fast_path.NESTED_ROOT] = r.hw_root
+        self.block[fast_path.NESTED_ROOT] = r.hw_root
         r.hw_flush = r.hw_flush_count = 0
 
     _pcid = False

@@ -125,6 +125,48 @@ start_high:
 1:      hlt
         jmp     1b
 
+/* A further CPU after INIT and start-up: real mode, CS:IP = 0x0800:0. smp.c copies this to 0x8000 and fills in
+ * the words at its end. Paging and long mode are switched on at once. */
+        .data
+        .globl  ap_trampoline, ap_trampoline_end
+        .code16
+ap_trampoline:
+        cli
+        movw    %cs, %ax
+        movw    %ax, %ds
+        lgdtl   ap_gdt_pointer - ap_trampoline
+        movl    ap_cr4 - ap_trampoline, %eax
+        movl    %eax, %cr4
+        movl    ap_cr3 - ap_trampoline, %eax
+        movl    %eax, %cr3
+        movl    $0xc0000080, %ecx
+        rdmsr
+        orl     $0x901, %eax
+        wrmsr
+        movl    $0x80010033, %eax
+        movl    %eax, %cr0
+        ljmpl   $0x08, $(0x8000 + ap_start64 - ap_trampoline)
+        .align  8
+ap_gdt_pointer: .word gdt_end - gdt - 1
+        .long   PA(gdt)
+        .align  8
+        .globl  ap_cr3, ap_cr4, ap_stack
+ap_cr3: .long   0
+ap_cr4: .long   0
+ap_stack: .quad 0
+        .code64
+ap_start64:
+        lgdt    gdt_pointer64
+        movl    $0x10, %eax
+        movl    %eax, %ds
+        movl    %eax, %es
+        movl    %eax, %ss
+        movq    ap_stack - ap_trampoline + 0x8000, %rsp
+        xorl    %ebp, %ebp
+        movq    $ap_main, %rax
+        jmp     *%rax
+ap_trampoline_end:
+
         .data
         .align  16
         .globl  gdt
@@ -134,7 +176,7 @@ gdt:    .quad   0
         .quad   0x00cffb000000ffff              /* 18 user code, 32-bit: SYSRET's base, never loaded */
         .quad   0x00cff3000000ffff              /* 20 user data */
         .quad   0x00affb000000ffff              /* 28 user code, 64-bit */
-        .quad   0, 0                            /* 30 TSS, filled by trap.c */
+        .fill   2 * 4, 8, 0                     /* 30 40 50 60 TSS of each CPU, filled by trap.c */
 gdt_end:
 gdt_pointer32:
         .word   gdt_end - gdt - 1
@@ -150,7 +192,7 @@ paging_levels:  .long 4
 
         .bss
         .align  4096
-        .globl  boot_pml4, boot_pml5, image_pd
+        .globl  boot_pml4, boot_pml5, direct_pdpt, image_pd
 boot_pml5:      .skip 4096
 boot_pml4:      .skip 4096
 direct_pdpt:    .skip 4096

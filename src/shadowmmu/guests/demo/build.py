@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BUILT_WITH = {"gcc": "12", "ld": "2.40"}  # major version of gcc, version of binutils
 
-KERNEL = ("boot.S", "entry.S", "console.c", "frames.c", "paging.c", "memory.c", "process.c", "trap.c", "main.c")
+KERNEL = ("boot.S", "entry.S", "console.c", "frames.c", "paging.c", "memory.c", "process.c", "trap.c", "smp.c", "main.c")
 USER = ("user_entry.S", "user.c")
 COMMON_FLAGS = (
     "-m64", "-march=x86-64", "-O2", "-g0", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-ffreestanding",

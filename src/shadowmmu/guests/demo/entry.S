@@ -4,7 +4,12 @@
  *
  * All entries build the same struct frame (kernel.h) on the process's kernel stack and call
  * trap(frame), which answers the frame to leave through: the scheduler's whole mechanism.
+ *
+ * The kernel lock is held from trap() until RSP points to the frame to leave through: another CPU may
+ * run the process whose stack this was from then on.
  */
+#define MAX_CPUS 4
+#define TSS_SIZE 104
 #define VECTOR_SYSCALL 0x100            /* not a hardware vector: "came by SYSCALL" */
 
         .text
@@ -30,20 +35,53 @@ stub_int80:
         jmp     trap_common
 
 /* SYSCALL leaves RSP as the user's: park it, take this process's kernel stack. IF is clear
- * (SFMASK) and there is one CPU, so one static word is enough. */
+ * (SFMASK), so one static word for each CPU is enough, and an entry for each CPU knows which. */
         .globl  entry_syscall
-        .align  16
-entry_syscall:
-        movq    %rsp, user_rsp(%rip)
-        movq    tss + 4(%rip), %rsp     /* TSS.RSP0 */
+        .align  64
+entry_syscall:                          /* MAX_CPUS entries of 64 bytes */
+        .set    cpu, 0
+        .rept   MAX_CPUS
+        .align  64
+        movq    %rsp, user_rsp + 8 * cpu(%rip)
+        movq    tss + TSS_SIZE * cpu + 4(%rip), %rsp    /* TSS.RSP0 */
         pushq   $0x23                   /* ss */
-        pushq   user_rsp(%rip)
+        pushq   user_rsp + 8 * cpu(%rip)
         pushq   %r11                    /* rflags */
         pushq   $0x2b                   /* cs */
         pushq   %rcx                    /* rip */
         pushq   $0
         pushq   $VECTOR_SYSCALL
+        jmp     trap_common
+        .set    cpu, cpu + 1
+        .endr
 
+/* The shootdown interrupt works without the lock, which its sender holds. */
+        .globl  stub_shootdown
+        .align  16
+stub_shootdown:
+        pushq   %rax
+        pushq   %rcx
+        pushq   %rdx
+        pushq   %rsi
+        pushq   %rdi
+        pushq   %r8
+        pushq   %r9
+        pushq   %r10
+        pushq   %r11
+        cld
+        call    shootdown_interrupt
+        popq    %r11
+        popq    %r10
+        popq    %r9
+        popq    %r8
+        popq    %rdi
+        popq    %rsi
+        popq    %rdx
+        popq    %rcx
+        popq    %rax
+        iretq
+
+        .align  16
 trap_common:
         pushq   %rax
         pushq   %rbx
@@ -69,7 +107,10 @@ trap_common:
         .globl  leave
 leave:
         movq    %rdi, %rsp
-        popq    %r15
+        cmpl    $0, keep_lock(%rip)     /* an exception of the kernel's own: the lock stays */
+        jne     2f
+        movl    $0, kernel_lock_owner(%rip)
+2:      popq    %r15
         popq    %r14
         popq    %r13
         popq    %r12
@@ -95,6 +136,6 @@ leave:
 
         .bss
         .align  8
-user_rsp: .skip 8
+user_rsp: .skip 8 * MAX_CPUS
 
         .section .note.GNU-stack, "", @progbits

@@ -22,6 +22,7 @@ typedef unsigned long u64;
 #define P_PRESENT       (1UL << 0)
 #define P_WRITE         (1UL << 1)
 #define P_USER          (1UL << 2)
+#define P_UNCACHED      (1UL << 4)
 #define P_ACCESSED      (1UL << 5)
 #define P_DIRTY         (1UL << 6)
 #define P_LARGE         (1UL << 7)
@@ -48,7 +49,7 @@ struct space {
     u64 root;                   /* physical address of the PML4 (PML5 with la57) */
     u32 tables;                 /* pages spent on paging structures */
     u16 pcid;                   /* 0: the kernel's own */
-    u8 stale;                   /* the next load must flush this PCID */
+    u8 stale;                   /* CPUs (bits) whose next load must flush this PCID */
 };
 
 enum area_kind { AREA_ANONYMOUS, AREA_IMAGE, AREA_SHARED, AREA_LARGE };
@@ -63,12 +64,17 @@ struct area {
 
 #define MAX_AREAS 16
 #define MAX_PROCESSES 128
+#define MAX_CPUS 4
+#define TSS_SELECTOR    0x30    /* of CPU 0; 16 further for each CPU */
+#define IDLE_VECTOR     0x101   /* in the frame of a CPU that found nothing to run */
+#define VECTOR_SHOOTDOWN 0x50
 
 enum process_state { FREE, RUNNABLE, WAITING, ZOMBIE };
 
 struct process {
     u32 pid, parent;
     u8 state;
+    u8 running;                 /* some CPU has it */
     u8 role;
     u8 area_count;
     u32 waits_for;              /* pid, while WAITING */
@@ -81,17 +87,29 @@ struct process {
     u32 faults, filled, copied, reused, syscalls, switches;
 };
 
-struct options { u32 processes, rounds, pcid, timer, verbose; };
+struct options { u32 processes, rounds, pcid, timer, verbose, cpus, no_shootdown; };
 
 struct totals {
     u64 faults, filled, copied, reused, spurious, invlpg, cr3_loads, cr3_noflush, splits, large,
-        tables_made, tables_recycled, forks, ticks;
+        tables_made, tables_recycled, forks, ticks, shootdowns;
+};
+
+struct tss { u32 zero; u64 rsp[3], zero1, ist[7], zero2; u16 zero3, io_map; } __attribute__((packed));
+
+struct cpu {
+    struct process *process;     /* which it runs */
+    struct frame *idle;         /* where it goes when nothing is runnable */
+    struct space *loaded;       /* 0: the kernel's own */
+    u32 switches;
+    volatile u32 online;
+    void (*volatile task)(void);        /* what an idle CPU is to do once, without the lock */
 };
 
 extern struct options options;
 extern struct totals totals;
 extern struct process processes[MAX_PROCESSES];
-extern struct process *current;
+extern struct cpu cpus[MAX_CPUS];
+extern struct tss tss[MAX_CPUS];
 extern u64 *const zero_page;
 
 /* console.c */
@@ -122,6 +140,8 @@ void space_flush(struct space *space);
 void kernel_space_load(void);
 void page_flush(u64 va);
 void *window_map(u64 pa);
+void window_fix(u64 va, u64 pa);
+u64 identity_map(int on);
 
 /* memory.c */
 struct area *area_find(struct process *process, u64 va);
@@ -150,15 +170,38 @@ void traps_start(void);
 void timer_start(void);
 void kernel_stack_set(u64 top);
 
+void cpu_traps_start(void);
+
+/* smp.c */
+void cpus_start(void);
+void kernel_lock(void);
+int kernel_locked(void);
+void shootdown(struct space *space);
+void shootdown_trial(void);
+
 /* main.c */
 const char *role_name(u32 role);
 void finish(u64 checksum) __attribute__((noreturn));
+
+/* Which CPU this is: each has a task state segment of its own. */
+static inline u32 cpu_number(void)
+{
+    u16 selector;
+
+    __asm__ volatile("str %0" : "=r"(selector));
+    return selector ? (selector - TSS_SELECTOR) / 16 : 0;
+}
+
+#define this_cpu (&cpus[cpu_number()])
+#define current (this_cpu->process)
 
 static inline void *direct(u64 pa) { return (void *)(DIRECT_MAP + pa); }
 static inline void outb(u16 port, u8 v) { __asm__ volatile("outb %0, %1" : : "a"(v), "Nd"(port)); }
 static inline void outl(u16 port, u32 v) { __asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(port)); }
 static inline u8 inb(u16 port) { u8 v; __asm__ volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline u64 read_cr2(void) { u64 v; __asm__ volatile("movq %%cr2, %0" : "=r"(v)); return v; }
+static inline void pause(void) { __asm__ volatile("pause" : : : "memory"); }
+static inline u64 read_cr3(void) { u64 v; __asm__ volatile("movq %%cr3, %0" : "=r"(v)); return v; }
 static inline u64 read_cr4(void) { u64 v; __asm__ volatile("movq %%cr4, %0" : "=r"(v)); return v; }
 /* "memory": the compiler must not move table accesses across the instruction that publishes them. */
 static inline void write_cr3(u64 v) { __asm__ volatile("movq %0, %%cr3" : : "r"(v) : "memory"); }

@@ -4,7 +4,8 @@
  *
  * Command-line words (after the program's name): procs=N (6 to 24, default 8), rounds=N (1 to 1000,
  * default 4), pcid (use PCIDs if the CPU has them), pcid=force (without asking), la57 (boot.S),
- * timer (preemption by the PIT), verbose (every fault and fork).
+ * timer (preemption by the PIT), verbose (every fault and fork), noshootdown (the trial of several CPUs leaves
+ * the interrupt out: stale reads). All CPUs that the machine has are used, at most 4.
  */
 #include "kernel.h"
 
@@ -65,6 +66,8 @@ static void options_read(const char *text)
             options.pcid = cpu_has_pcid();
         else if (word_at(text, "timer"))
             options.timer = 1;
+        else if (word_at(text, "noshootdown"))
+            options.no_shootdown = 1;
         else if (word_at(text, "verbose"))
             options.verbose = 1;
         else if ((value = word_at(text, "procs=")))
@@ -89,6 +92,12 @@ void finish(u64 checksum)
     print("total tables %u (recycled %u) invlpg %u cr3 %u (noflush %u) spurious %u ticks %u\n",
           totals.tables_made, totals.tables_recycled, totals.invlpg, totals.cr3_loads,
           totals.cr3_noflush, totals.spurious, totals.ticks);
+    if (options.cpus > 1) {
+        print("total cpus %u shootdowns %u, switches", (u64)options.cpus, totals.shootdowns);
+        for (u32 i = 0; i < options.cpus; i++)
+            print(" %u", (u64)cpus[i].switches);
+        print("\n");
+    }
     if (left)
         panic("frames leaked");
     print("DEMO OK %016x\n", checksum);
@@ -108,6 +117,10 @@ void kmain(void)
     print("demo kernel: %u-level paging, pcid %s, timer %s, procs %u, rounds %u, memory %u KiB\n",
           (u64)paging_levels, options.pcid ? "on" : "off", options.timer ? "on" : "off",
           (u64)options.processes, (u64)options.rounds, info[2] + 1024UL);
+    cpus_start();
+    if (options.cpus > 1)
+        shootdown_trial();
+    kernel_lock();
     processes_start();
     if (options.timer)
         timer_start();

@@ -392,7 +392,8 @@ void accessed_scan(struct process *process, u32 *resident, u32 *accessed)
             ++*resident;
             if (*pte & P_ACCESSED)
                 ++*accessed;
-            *pte &= ~P_ACCESSED;
+            /* atomic: a CPU that runs the process may set D at this moment */
+            __atomic_fetch_and(pte, ~P_ACCESSED, __ATOMIC_SEQ_CST);
         }
     space_flush(&process->space);
 }

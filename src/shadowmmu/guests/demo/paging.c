@@ -15,7 +15,7 @@
  */
 #include "kernel.h"
 
-extern u64 boot_pml4[], boot_pml5[], image_pd[];
+extern u64 boot_pml4[], boot_pml5[], direct_pdpt[], image_pd[];
 extern int paging_levels;
 extern char kernel_text_start[], kernel_text_end[], kernel_rodata_end[];
 
@@ -43,10 +43,14 @@ static int index_of(u64 va, int level)
     return va >> (12 + 9 * (level - 1)) & 511;
 }
 
+/* Drop one page of the loaded space, or of the kernel, on this CPU. A process has one thread, so no other CPU has its space
+ * loaded; but one that ran it before may have kept translations under its PCID. */
 void page_flush(u64 va)
 {
     totals.invlpg++;
     invlpg(va);
+    if (va < USER_END && current)
+        current->space.stale |= ~(1 << cpu_number());
 }
 
 /* Replace the image's 2 MiB page by 4 KiB pages: text read-only, all else not executable. */
@@ -90,6 +94,12 @@ void *window_map(u64 pa)
     window_table[511] = pa | P_PRESENT | P_WRITE | P_GLOBAL | P_NX;
     page_flush(WINDOW);
     return (void *)WINDOW;
+}
+
+/* A device's page at a kernel address beside the window. */
+void window_fix(u64 va, u64 pa)
+{
+    window_table[va / PAGE & 511] = pa | P_PRESENT | P_WRITE | P_GLOBAL | P_NX | P_UNCACHED;    /* R1 */
 }
 
 static u64 table_take(struct space *space)
@@ -179,7 +189,7 @@ void space_make(struct space *space, u16 pcid)
     space->tables = 0;
     space->root = table_take(space);
     space->pcid = pcid;
-    space->stale = 1;           /* a dead process may have left translations under this PCID (R5) */
+    space->stale = 0xff;        /* a dead process may have left translations under this PCID (R5) */
     root = direct(space->root);
     if (paging_levels == 5)
         root[511] = kernel_pa(boot_pml4) | P_PRESENT | P_WRITE;
@@ -208,27 +218,44 @@ void space_destroy(struct space *space)
 void space_load(struct space *space)
 {
     u64 value = space->root | (options.pcid ? space->pcid : 0);
+    u8 self = 1 << cpu_number();
 
-    if (options.pcid && !space->stale) {
+    if (options.pcid && !(space->stale & self)) {
         value |= CR3_NOFLUSH;   /* R5 */
         totals.cr3_noflush++;
     }
-    space->stale = 0;
+    space->stale &= ~self;
     totals.cr3_loads++;
+    this_cpu->loaded = space;
     write_cr3(value);
 }
 
-/* Drop everything cached for `space`: now if it is loaded, else at its next load (R5). */
+/* Drop everything cached for `space`: now where it is loaded, else at its next load (R5). */
 void space_flush(struct space *space)
 {
-    space->stale = 1;
+    space->stale = 0xff;
     if (current && space == &current->space)
         space_load(space);
+    shootdown(space);
 }
 
 /* Run on the kernel's own tables, so that a process's can be taken apart. */
 void kernel_space_load(void)
 {
     totals.cr3_loads++;
+    this_cpu->loaded = 0;
     write_cr3(kernel_root());
+}
+
+/* Further CPUs come up through low memory: the identity map is back until they run. */
+u64 identity_map(int on)
+{
+    u64 *top = paging_levels == 5 ? boot_pml5 : boot_pml4;
+
+    boot_pml4[0] = on ? kernel_pa(direct_pdpt) | P_PRESENT | P_WRITE : 0;
+    if (paging_levels == 5)
+        boot_pml5[0] = on ? kernel_pa(boot_pml4) | P_PRESENT | P_WRITE : 0;
+    write_cr4(read_cr4() & ~CR4_PGE);   /* R2, R3: its pages are global */
+    write_cr4(read_cr4() | CR4_PGE);
+    return kernel_pa(top);
 }

@@ -17,7 +17,7 @@ static const char *const state_names[] = { "free", "runnable", "waiting", "zombi
 static u32 last_pid;
 
 struct process processes[MAX_PROCESSES];
-struct process *current;
+struct cpu cpus[MAX_CPUS];
 
 static struct process *process_make(u32 parent)
 {
@@ -45,28 +45,42 @@ void processes_start(void)
     area_add(first, STACK_TOP - STACK_SIZE, STACK_TOP, MAP_WRITE, AREA_ANONYMOUS);
     first->heap_end = HEAP_START;
     *first->frame = (struct frame){ .rip = USER_TEXT, .cs = 0x2b, .ss = 0x23, .rsp = STACK_TOP - 8,
-        .rflags = options.timer ? 0x202 : 2, .rdi = options.processes, .rsi = options.rounds };
+        .rflags = options.timer || options.cpus > 1 ? 0x202 : 2, .rdi = options.processes, .rsi = options.rounds };
 }
 
-/* The next runnable process after the current one; loads its space if it is another. */
+/* The next runnable process after the current one that no other CPU has; loads its space if it is another.
+ * Nothing to do: back to the CPU's idle loop. */
 struct frame *schedule(void)
 {
-    int from = current ? current - processes : 0;
+    struct cpu *cpu = this_cpu;
+    struct process *old = cpu->process;
+    int from = old ? old - processes : 0;
 
     for (int i = 1; i <= MAX_PROCESSES; i++) {
         struct process *next = &processes[(from + i) % MAX_PROCESSES];
 
-        if (next->state != RUNNABLE)
+        if (next->state != RUNNABLE || (next->running && next != old))
             continue;
-        if (next != current) {
-            current = next;
+        if (next != old) {
+            if (old)
+                old->running = 0;
+            cpu->process = next;
+            next->running = 1;
             next->switches++;
+            cpu->switches++;
             space_load(&next->space);
         }
         kernel_stack_set((u64)(next->frame + 1));
         return next->frame;
     }
-    panic("every process waits");
+    if (options.cpus == 1)
+        panic("every process waits");
+    if (old) {
+        old->running = 0;
+        cpu->process = 0;
+        kernel_space_load();
+    }
+    return cpu->idle;
 }
 
 long process_fork(struct process *parent)
@@ -111,6 +125,7 @@ void process_exit(struct process *process, u64 value)
           (u64)process->space.tables, value);
     kernel_space_load();        /* its tables are about to become other pages */
     current = 0;
+    process->running = 0;
     areas_drop(process);
     space_destroy(&process->space);
     process->state = ZOMBIE;

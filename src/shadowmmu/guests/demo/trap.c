@@ -4,10 +4,10 @@
  */
 #include "kernel.h"
 
-extern u8 trap_stubs[], stub_int80[], entry_syscall[];
+extern u8 trap_stubs[], stub_int80[], stub_shootdown[], entry_syscall[];
 extern u64 gdt[];
+extern u32 keep_lock;
 
-#define TSS_SELECTOR    0x30
 #define MSR_STAR        0xc0000081
 #define MSR_LSTAR       0xc0000082
 #define MSR_SFMASK      0xc0000084
@@ -18,9 +18,9 @@ extern u64 gdt[];
 
 struct gate { u16 low; u16 selector; u8 ist; u8 type; u16 middle; u32 high, zero; };
 
-struct { u32 zero; u64 rsp[3], zero1, ist[7], zero2; u16 zero3, io_map; } __attribute__((packed)) tss;
+struct tss tss[MAX_CPUS];
 static struct gate idt[256] __attribute__((aligned(4096)));
-static u8 double_fault_stack[4096] __attribute__((aligned(16)));
+static u8 double_fault_stack[MAX_CPUS][1024] __attribute__((aligned(16)));
 
 static void gate_set(int vector, void *handler, int dpl, int ist)
 {
@@ -32,27 +32,42 @@ static void gate_set(int vector, void *handler, int dpl, int ist)
 
 void kernel_stack_set(u64 top)
 {
-    tss.rsp[0] = top;
+    tss[cpu_number()].rsp[0] = top;
+}
+
+/* Descriptor tables and SYSCALL's registers of this CPU; `n` is its number, which TR tells from now on. */
+static void registers_start(u32 n)
+{
+    struct { u16 limit; u64 base; } __attribute__((packed)) pointer = { sizeof(idt) - 1, (u64)idt };
+    u64 base = (u64)&tss[n];
+
+    tss[n].ist[IST_DOUBLE_FAULT - 1] = (u64)(double_fault_stack[n] + sizeof(double_fault_stack[n]));
+    tss[n].io_map = sizeof(tss[n]);
+    gdt[6 + 2 * n] = (sizeof(tss[n]) - 1) | (base & 0xffffff) << 16 | 0x89UL << 40 | (base >> 24 & 0xff) << 56;
+    gdt[7 + 2 * n] = base >> 32;
+    __asm__ volatile("lidt %0" : : "m"(pointer));
+    __asm__ volatile("ltr %w0" : : "r"(TSS_SELECTOR + 16 * n));
+    /* SYSRET: CS = [63:48] + 16 = 0x2b, SS = [63:48] + 8 = 0x23. SYSCALL: CS = 8, SS = 0x10. */
+    write_msr(MSR_STAR, 0x001bUL << 48 | 0x0008UL << 32);
+    write_msr(MSR_LSTAR, (u64)entry_syscall + 64 * n);
+    write_msr(MSR_SFMASK, 0x47700);     /* AC NT IOPL DF IF TF */
+}
+
+/* A further CPU. */
+void cpu_traps_start(void)
+{
+    static u32 started;
+
+    registers_start(++started);
 }
 
 void traps_start(void)
 {
-    struct { u16 limit; u64 base; } __attribute__((packed)) pointer = { sizeof(idt) - 1, (u64)idt };
-    u64 base = (u64)&tss;
-
     for (int i = 0; i < 48; i++)
         gate_set(i, trap_stubs + 16 * i, 0, i == 8 ? IST_DOUBLE_FAULT : 0);
     gate_set(0x80, stub_int80, 3, 0);
-    tss.ist[IST_DOUBLE_FAULT - 1] = (u64)(double_fault_stack + sizeof(double_fault_stack));
-    tss.io_map = sizeof(tss);
-    gdt[6] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89UL << 40 | (base >> 24 & 0xff) << 56;
-    gdt[7] = base >> 32;
-    __asm__ volatile("lidt %0" : : "m"(pointer));
-    __asm__ volatile("ltr %w0" : : "r"(TSS_SELECTOR));
-    /* SYSRET: CS = [63:48] + 16 = 0x2b, SS = [63:48] + 8 = 0x23. SYSCALL: CS = 8, SS = 0x10. */
-    write_msr(MSR_STAR, 0x001bUL << 48 | 0x0008UL << 32);
-    write_msr(MSR_LSTAR, (u64)entry_syscall);
-    write_msr(MSR_SFMASK, 0x47700);     /* AC NT IOPL DF IF TF */
+    gate_set(VECTOR_SHOOTDOWN, stub_shootdown, 0, 0);
+    registers_start(0);
     outb(PIC1 + 1, 0xff);
     outb(PIC2 + 1, 0xff);
 }
@@ -166,7 +181,7 @@ static struct frame *user_error(struct process *process, struct frame *f, u64 ad
     panic("unexpected exception");
 }
 
-struct frame *trap(struct frame *f)
+static struct frame *trap_locked(struct frame *f)
 {
     struct process *process = current;
     u64 address = 0;
@@ -187,4 +202,16 @@ struct frame *trap(struct frame *f)
     default:
         return user_error(process, f, address);
     }
+}
+
+/* With the lock held, unless it is an exception of a kernel that has it already. */
+struct frame *trap(struct frame *f)
+{
+    int nested = kernel_locked();
+
+    if (!nested)
+        kernel_lock();
+    f = trap_locked(f);
+    keep_lock = nested;
+    return f;
 }

@@ -20,15 +20,15 @@ class FwCfgState:
 
 
 class FwCfg:
-    """The device of a machine with one CPU and ``memory_size`` bytes."""
+    """The device of a machine with ``cpus`` CPUs and ``memory_size`` bytes."""
 
-    def __init__(self, memory_size: int) -> None:
+    def __init__(self, memory_size: int, cpus: int = 1) -> None:
         self.state = FwCfgState()
         size = memory_size.to_bytes(8, "little")
-        one = (1).to_bytes(2, "little")
+        count = cpus.to_bytes(2, "little")
         self.items = {
-            SIGNATURE: b"QEMU", ID: (1).to_bytes(4, "little"), RAM_SIZE: size, CPU_COUNT: one,
-            MAX_CPUS: one, MAX_RAM: size, FILE_DIRECTORY: bytes(4),
+            SIGNATURE: b"QEMU", ID: (1).to_bytes(4, "little"), RAM_SIZE: size, CPU_COUNT: count,
+            MAX_CPUS: count, MAX_RAM: size, FILE_DIRECTORY: bytes(4),
         }  # fmt: skip
 
     def read_wide(self, port: int, size: int) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """I/O APIC at 0xfec00000: 24 inputs, each with a redirection entry that says which vector goes to which CPU.
 
-    input ──edge, or level until EOI──> deliver(vector, destination, logical, level) ──> local APICs
+    input ──edge, or level until EOI──> deliver(vector, destination, logical, level, lowest) ──> local APICs
 
 Registers are reached through an index (offset 0) and a window (offset 16), as in Intel's 82093AA datasheet.
 """
@@ -30,7 +30,7 @@ class IoApicState:
 
 
 class IoApic:
-    """The chip.  ``deliver(vector, destination, logical, level)`` hands an interrupt to the local APICs."""
+    """The chip.  ``deliver(vector, destination, logical, level, lowest)`` hands an interrupt to the local APICs."""
 
     def __init__(self, deliver=None) -> None:
         self.state = IoApicState()
@@ -51,7 +51,7 @@ class IoApic:
             return
         if level:
             self.state.table[line] |= REMOTE_IRR
-        self.deliver(entry & 0xFF, entry >> 56, bool(entry & LOGICAL), level)
+        self.deliver(entry & 0xFF, entry >> 56, bool(entry & LOGICAL), level, entry >> 8 & 7 == MODE_LOWEST)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A local APIC finished a level-triggered interrupt: the line may ask again."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Local APIC of the only CPU, xAPIC page at 0xfee00000 (SDM vol. 3, chapter 11).
+"""Local APICs, one for each CPU, xAPIC page at 0xfee00000 (SDM vol. 3, chapter 11).
 
     request (timer, ICR, error) ──> IRR ──priority above PPR──> ISR ──EOI──> done
     8259 ──LINT0 as ExtINT──────────────────────────────────────────────> CPU
+    ICR of any APIC ──bus──> fixed, lowest priority: IRR   NMI: `nmi`   INIT, start-up: `signals`
 
-The timer runs at 1 GHz (as KVM's does) over the divider. At reset LINT0 passes the 8259 through, as
-firmware leaves it and KVM starts it.
+The timer runs at 1 GHz (as KVM's does) over the divider. At reset the boot processor's LINT0 passes the 8259 through, as
+firmware leaves it and KVM starts it. NMI, INIT and start-up messages are for the CPU: it takes them when it can.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ LVT = {
     LVT_LINT0: 0x1A7FF, LVT_LINT1: 0x1A7FF, LVT_ERROR: 0x100FF,
 }  # fmt: skip
 MASKED, PERIODIC = 1 << 16, 1 << 17
-MODE_FIXED, MODE_LOWEST, MODE_EXTINT = 0, 1, 7
+MODE_FIXED, MODE_LOWEST, MODE_NMI, MODE_INIT, MODE_STARTUP, MODE_EXTINT = 0, 1, 4, 5, 6, 7
+ICR_LOGICAL, ICR_ASSERT, ICR_LEVEL = 1 << 11, 1 << 14, 1 << 15
+NO_SHORTHAND, SELF, ALL, ALL_BUT_SELF = range(4)
+#: Bits of `signals`.
+SIGNAL_INIT, SIGNAL_STARTUP = 1, 2
 SPIV_ENABLE = 1 << 8
 ESR_SENT_ILLEGAL, ESR_RECEIVED_ILLEGAL = 1 << 5, 1 << 6
 
@@ -49,6 +54,10 @@ class LapicState:
     divide: int = 0
     initial: int = 0
     armed_at: int | None = None  # ns at which the count was `initial`; None: timer idle
+    nmi: int = 0  # NMIs that the CPU has not taken
+    signals: int = 0  # SIGNAL_*
+    startup_vector: int = 0
+    arbitration: int = 0  # interrupts won with lowest-priority delivery
     lvt: dict[int, int] = field(
         default_factory=lambda: {**dict.fromkeys(LVT, MASKED), LVT_LINT0: MODE_EXTINT << 8, LVT_LINT1: 4 << 8}
     )
@@ -60,15 +69,26 @@ def _best(bits: int) -> int:
 
 
 class Lapic:
-    """The APIC."""
+    """One APIC.  ``number``: of its CPU, and its ID; ``bus``: all APICs, this one too (default: it alone)."""
 
-    def __init__(self, on_eoi=None) -> None:
-        self.state = LapicState()
+    def __init__(self, on_eoi=None, number=0, bus=None) -> None:
+        self.bus = [self] if bus is None else bus
         self.on_eoi = on_eoi  # called with the vector of a level-triggered interrupt that ends
+        self.state = LapicState(id=number)
+        if number:
+            self.state.lvt = dict.fromkeys(LVT, MASKED)
+
+    def initialise(self) -> None:
+        """INIT: registers as after power-on, but the ID stays (SDM vol. 3 11.4.7.3); KVM opens LINT0 of no CPU but the first."""
+        old = self.state
+        self.state = LapicState(now=old.now, id=old.id, signals=old.signals, startup_vector=old.startup_vector)
+        if self is not self.bus[0]:
+            self.state.lvt = dict.fromkeys(LVT, MASKED)
 
     # ---- interrupts
 
-    def _enabled(self) -> bool:
+    def enabled(self) -> bool:
+        """Software has switched it on."""
         return bool(self.state.spiv & SPIV_ENABLE)
 
     def ppr(self) -> int:
@@ -82,7 +102,7 @@ class Lapic:
         s = self.state
         if vector < 16:
             self._error(ESR_RECEIVED_ILLEGAL)
-        elif self._enabled():
+        elif self.enabled():
             s.irr |= 1 << vector
             s.tmr = s.tmr | 1 << vector if level else s.tmr & ~(1 << vector)
 
@@ -95,7 +115,7 @@ class Lapic:
     def pending(self) -> int | None:
         """The vector whose class is above PPR, or None."""
         vector = _best(self.state.irr)
-        return vector if vector >> 4 > self.ppr() >> 4 and self._enabled() else None
+        return vector if vector >> 4 > self.ppr() >> 4 and self.enabled() else None
 
     def acknowledge(self, vector: int) -> None:
         """Move a pending vector into service."""
@@ -160,7 +180,7 @@ class Lapic:
         """Write a 32-bit register; read-only and reserved ones ignore it."""
         s = self.state
         if offset in LVT:
-            s.lvt[offset] = value & LVT[offset] | (0 if self._enabled() else MASKED)
+            s.lvt[offset] = value & LVT[offset] | (0 if self.enabled() else MASKED)
         elif offset == ID:
             s.id = value >> 24
         elif offset == TPR:
@@ -173,7 +193,7 @@ class Lapic:
             s.dfr = value | 0x0FFF_FFFF
         elif offset == SPIV:
             s.spiv = value & 0x3FF
-            if not self._enabled():
+            if not self.enabled():
                 for entry in s.lvt:
                     s.lvt[entry] |= MASKED
         elif offset == ESR:
@@ -213,13 +233,43 @@ class Lapic:
         return mine >> 4 == destination >> 4 and bool(mine & destination & 0xF)
 
     def _send(self) -> None:
-        """Deliver an IPI. There is one CPU: what is not for it (INIT and start-up) goes nowhere."""
-        s = self.state
-        shorthand, mode = s.icr >> 18 & 3, s.icr >> 8 & 7
-        mine = shorthand in (1, 2) or (not shorthand and self.is_destination(s.icr_high >> 24, bool(s.icr >> 11 & 1)))
-        if mode not in (MODE_FIXED, MODE_LOWEST):
-            return
-        if s.icr & 0xFF < 16:
+        """Deliver an IPI."""
+        icr, shorthand, mode = self.state.icr, self.state.icr >> 18 & 3, self.state.icr >> 8 & 7
+        if mode in (MODE_FIXED, MODE_LOWEST) and icr & 0xFF < 16:
             self._error(ESR_SENT_ILLEGAL)
-        elif mine:
-            self.request(s.icr & 0xFF)
+            return
+        if shorthand == NO_SHORTHAND:
+            targets = destinations(self.bus, self.state.icr_high >> 24, bool(icr & ICR_LOGICAL), mode == MODE_LOWEST)
+        else:
+            targets = [apic for apic in self.bus
+                       if shorthand == ALL or (apic is self) == (shorthand == SELF)]
+        for apic in targets:
+            apic.accept(mode, icr & 0xFF, bool(icr & ICR_LEVEL), bool(icr & ICR_ASSERT))
+
+    def accept(self, mode: int, vector: int, level: bool, asserted: bool) -> None:
+        """A message from the bus (__apic_accept_irq)."""
+        s = self.state
+        if mode in (MODE_FIXED, MODE_LOWEST):
+            if asserted or not level:
+                self.request(vector, level)
+        elif mode == MODE_NMI:
+            s.nmi += 1
+        elif mode == MODE_INIT and (asserted or not level):
+            s.signals = SIGNAL_INIT
+        elif mode == MODE_STARTUP:
+            s.startup_vector = vector
+            s.signals |= SIGNAL_STARTUP
+
+
+def destinations(bus: list[Lapic], destination: int, logical: bool, lowest: bool) -> list[Lapic]:
+    """The APICs that a message is for.  lowest: only the one that has won least of those that are switched on
+    (kvm_irq_delivery_to_apic: CPUs take turns)."""
+    named = [apic for apic in bus if apic.is_destination(destination, logical)]
+    if not lowest:
+        return named
+    able = [apic for apic in named if apic.enabled()]
+    if not able:
+        return []
+    winner = min(able, key=lambda apic: apic.state.arbitration)
+    winner.state.arbitration += 1
+    return [winner]

@@ -73,3 +73,11 @@ def post_set_cr4(vm, vcpu, old, new):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
         vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
+
+
+@replaces("vm.registers.smm_changed")
+def smm_changed(vm, vcpu, entering):
+    """kvm_smm_changed: a change of the root no longer implies that it is up to date."""
+    vcpu.smm = 1 if entering else 0
+    contexts.reset(vm, vcpu)
+    vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
