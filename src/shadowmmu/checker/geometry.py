@@ -305,6 +305,8 @@ class Arena:
             interpreted.rules(self.view(0)).strict_old_spte = 1
         if aside & known.MMIO_RESYNC:
             interpreted.rules(self.view(0)).mmio_sync_looks = 1
+        if aside & known.MMIO_CLEAN:
+            interpreted.rules(self.view(0)).mmio_write_needs_w = 1
         if aside & known.PAE_ROOT:
             interpreted.rules(self.view(0)).pae_root_unseen = 1
         if aside & known.ALIAS_RMAP:

@@ -13,7 +13,7 @@ Deviation = namedtuple("Deviation", "bit story aside script")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
     WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP, EPT_EMULATED_READ, VIOLATION_KEEPS, \
-    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT, WALK_UNTRACKED = (1 << i for i in range(21))
+    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT, WALK_UNTRACKED, MMIO_CLEAN = (1 << i for i in range(22))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -225,6 +225,18 @@ v0 store 0xa0 = 0 emulated
         """machine ept
 v0 vm entry eptp(gfn=6, levels=4, ad) vpid=2
 v0 store 0xa0 = pte(gfn=8, P|W|U|PCD|A|G|0x200) emulated
+"""),
+    "mmio-clean": Deviation(
+        MMIO_CLEAN,
+        "A write sets the D bit of the entry that maps the page (SDM vol. 3 4.8).  The per-vCPU MMIO cache keeps the access of the "
+        "walk that filled it, in which W is missing as long as D is clear.  With CR0.WP=0 a supervisor's write needs no W, so "
+        "vcpu_mmio_gva_to_gpa() answers it from the cache, without a walk, and D stays clear.",
+        "the rule `mmio_write_needs_w` is switched on",
+        """machine 4-level
+v0 mov cr0 = PE|ET|PG
+v0 store 0x20 = pte(gfn=14, P|W|U|A)
+v0 load 0x80
+v0 store 0x80 = 0
 """),
     "pae-root": Deviation(
         PAE_ROOT,

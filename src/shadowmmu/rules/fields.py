@@ -22,6 +22,8 @@ FIELDS = {
                        "`mmio-resync` aside",
     "pae_root_unseen": "a PAE guest's root is made although the page behind CR3 has no memslot; no kernel does so, it is what "
                        "the checker puts in place to set `pae-root` aside",
+    "mmio_write_needs_w": "the per-vCPU MMIO cache answers a write only if its access has W; no kernel does so, it is what the "
+                          "checker puts in place to set `mmio-clean` aside",
     "set_spte_looks_at_gfn": "mmu_set_spte drops an entry that maps the same page for another gfn; no kernel does so, it is what "
                              "the checker puts in place to set `alias-rmap` aside",
     "unsync_shortcut": "where a large page is allowed nothing is shadowed, so the hash chain is not searched (b3ae3ceb5569)",

@@ -21,6 +21,7 @@ LINUX_6_12_0 = {
     "role_ignores": 0,
     "pae_root_unseen": 0,
     "set_spte_looks_at_gfn": 0,
+    "mmio_write_needs_w": 0,
     "unsync_shortcut": 0,
     "exhibit": 0,
     "role_has_smep": 0,

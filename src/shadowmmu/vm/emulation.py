@@ -9,7 +9,7 @@ Values move as bytes between here and Python; a core function handles one page o
 """
 
 from .. import state
-from ..mmu import contexts, events, host, memslots, mmio, walk, writes
+from ..mmu import contexts, events, host, memslots, mmio, roles, walk, writes
 from ..state import core
 from ..x86.bits import CR0_PG, PFERR_FETCH, PFERR_IMPLICIT_ACCESS, PFERR_USER, PFERR_WRITE
 
@@ -43,7 +43,8 @@ def data_gpa(vm, vcpu, gva, write):
     access = (PFERR_USER if vcpu.cpl == 3 else 0) | (PFERR_WRITE if write else 0)
     ctx = state.context(vm, vcpu.walk_mmu)
     # 7.2: the cached access lacks ACC_READ, so permission_fault refuses every read by the cache
-    if mmio.match_gva(vm, vcpu, gva) and (write or not state.rules(vm).mmio_cache_lacks_read):
+    if mmio.match_gva(vm, vcpu, gva) and (write or not state.rules(vm).mmio_cache_lacks_read) \
+            and not (write and state.rules(vm).mmio_write_needs_w and not vcpu.mmio_access & roles.ACC_WRITE):
         if not vcpu.cr0 & CR0_PG or not contexts.permission_fault(vcpu, ctx, vcpu.mmio_access, 0, access):
             gpa = (vcpu.mmio_gfn << vm.page_shift) | (gva & ((1 << vm.page_shift) - 1))
             events.emit(vm, events.MATCH_MMIO, gva, gpa, write, 0)
