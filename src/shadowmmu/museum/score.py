@@ -27,6 +27,8 @@ SEEDS = (1, 2)
 #: After the first finding: this share of its time for a shorter one.
 MORE = 0.5
 NONE_IN_FORCE = 1 << 20
+#: A worker that has not ended after so many seconds is ended; what it had found counts.
+LIMIT = 1800
 #: `breaks` of a change that is said to be harmless.
 NOTHING = ("nothing",)
 
@@ -102,16 +104,19 @@ def _run(jobs, ledger, show, done):
         while waiting or running:
             while waiting and len(running) < AT_ONCE:
                 key, label, job = waiting.pop(0)
-                running.append((key, label, start(job)))
+                running.append((key, label, start(job), time.monotonic()))
             show(f"{total - len(waiting) - len(running)} of {total} done; running {', '.join(r[1] for r in running)}")
             time.sleep(0.1)
+            for _, _, process, since in running:
+                if time.monotonic() - since > LIMIT:
+                    process.kill()
             for job in [r for r in running if r[2].poll() is not None]:
                 running.remove(job)
                 answer = finish(job[2])
                 ledger.add(job[0], answer)
                 done(f"[{total - len(waiting) - len(running)}/{total}] {job[1]}: {_told(answer)}")
     finally:
-        for _, _, process in running:
+        for _, _, process, _ in running:
             process.kill()
 
 

@@ -22,6 +22,7 @@ Fix: the table where a walk of this MMU starts, get_guest_pgd().
 def reset(vm, vcpu):
     """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
+    mmio.clear_info(vcpu, mmio.GVA_ANY)
     roots.new_pgd(vm, vcpu, vcpu.cr3)
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
@@ -72,3 +73,11 @@ def post_set_cr4(vm, vcpu, old, new):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
         vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
+
+
+@replaces("vm.registers.smm_changed")
+def smm_changed(vm, vcpu, entering):
+    """kvm_smm_changed: a change of the root no longer implies that it is up to date."""
+    vcpu.smm = 1 if entering else 0
+    contexts.reset(vm, vcpu)
+    vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST

@@ -11,9 +11,9 @@ breaks:  nothing
 needs:   -
 length:  -
 
-What the search leaves of seed 002's idea: roots of the new role are taken from the cache, CR0.PG and PGE flush the guest's
+What the search leaves of seed 002's idea: roots of the new role are taken from the cache, CR0.PG, PGE and SMM flush the guest's
 TLB (which synchronises the current root and frees unsync cached ones), PCIDE unloads, SMEP and PAE synchronise the current
-root, and every change of role flushes the hardware's TLB.
+root, every change of role flushes the hardware's TLB, and the per-vCPU MMIO cache is emptied (S002.mmio).
 
 Fix: none needed, as far as the search went; not merged.
 """
@@ -23,6 +23,7 @@ Fix: none needed, as far as the search went; not merged.
 def reset(vm, vcpu):
     """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
     init_mmu(vm, vcpu)
+    mmio.clear_info(vcpu, mmio.GVA_ANY)
     roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
@@ -73,3 +74,11 @@ def post_set_cr4(vm, vcpu, old, new):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
         vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
+
+
+@replaces("vm.registers.smm_changed")
+def smm_changed(vm, vcpu, entering):
+    """kvm_smm_changed: a change of the root no longer implies that it is up to date."""
+    vcpu.smm = 1 if entering else 0
+    contexts.reset(vm, vcpu)
+    vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
