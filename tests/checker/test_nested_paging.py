@@ -13,7 +13,7 @@ import sys
 import pytest
 from front import check
 
-from shadowmmu.checker import alphabet, entry_values, geometry, ops
+from shadowmmu.checker import alphabet, entry_values, geometry, known, ops
 from shadowmmu.checker.places import PAGE
 
 NESTED = [name for name, machine in geometry.MACHINES.items() if machine.nested]
@@ -160,3 +160,33 @@ def test_a_short_search_of_every_nested_machine_is_silent(tmp_path):
     options = [part for name in NESTED for part in ("--machine", name)]
     done = check(tmp_path, *options, "--vcpus", 1, "--operations", 3000, "--seconds", 60)
     assert "nothing found" in done.stdout
+
+
+# ---- --judge
+
+def test_the_judge_says_when_a_flush_is_owed(tmp_path):
+    """docs/scripts/nested.txt: stale is permitted until the VMRUN that flushes the ASID (APM vol. 2 15.16.1)."""
+    script = HERE.parent.parent / "docs" / "scripts" / "nested.txt"
+    steps = {s["line"]: s for s in json.loads(check(tmp_path, "--judge", script, "--json").stdout)["steps"]}
+    assert {o["what"] for o in steps[5]["permitted"]} == {"gfn 8", "gfn 9"}
+    assert {o["what"] for o in steps[9]["permitted"]} == {"gfn 8"} and steps[9]["taken_before"]
+    assert steps[8]["removals"][0]["event"] == "VMRUN, TLB_CONTROL 3"
+
+
+def test_the_judge_knows_exits_to_l1(tmp_path):
+    """A store where EPT permits reads and fetches only: bit 1, and 101 in bits 5:3 (SDM vol. 3 table 28-7); L1 runs then."""
+    script = tmp_path / "s.txt"
+    script.write_text("machine ept\nv0 vm entry eptp(gfn=6, levels=4, ad) vpid=1\nv0 store 0x80 = 0\nv0 load 0x80\n")
+    steps = json.loads(check(tmp_path, "--judge", script, "--json").stdout)["steps"]
+    assert [o["what"] for o in steps[1]["permitted"]] == ["exit to L1: exit qualification 0x2a"]
+    assert steps[1]["removals"][0]["event"] == "EPT violation" and steps[2]["note"].startswith("L1")
+
+
+def test_what_judge_and_reproducer_cannot_do_is_told(tmp_path):
+    script = tmp_path / "s.txt"
+    script.write_text("machine npt-l2\nv0 load 0x80\n")
+    done = check(tmp_path, "--judge", script, code=2)
+    assert done.stderr.startswith("shadowmmu: machine npt-l2: L2 pages itself") and len(done.stderr.splitlines()) == 1
+    script.write_text(known.DEVIATIONS["violation-keeps"].script)
+    done = check(tmp_path, "--replay", script, "--reproducer", tmp_path / "r.c", code=1)
+    assert "it takes a guest hypervisor" in done.stderr and not (tmp_path / "r.c").exists()

@@ -21,6 +21,14 @@ def test_equal_to_the_end():
     assert out.ends == ("the guest ended with code 0",) * 2
 
 
+def test_accessed_bits_of_tables_that_only_one_side_walked():
+    """A table's A bit is set by a walk that the other side did not need, in a page that it never shadowed."""
+    image = session.load(IMAGE, "timer procs=16 rounds=1", memory_size=32 << 20)
+    out = lockstep.Lockstep(image, IMAGE, every=25_000, timeout=100, max_instructions=3_250_000).run()
+    assert out.reason == "limit" and out.instructions >= 3_225_000, lockstep.table(out)
+    assert out.accessed_dirty > 0
+
+
 def test_no_sync_on_mov_cr3_is_caught(tmp_path):
     patch = tmp_path / "patch.py"
     patch.write_text(NO_SYNC)

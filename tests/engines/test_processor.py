@@ -66,6 +66,13 @@ def test_single_step_over_an_instruction(instruction):
     assert registers["r9"] == CODE + 9 + length
 
 
+def test_xsave_leaf_is_answered_in_compiled_code():
+    """Leaf 0xd, 0: x87 and SSE, 576 bytes.  The first CPUID of another leaf goes to Python, the second does not."""
+    outcome = run("b80d000000 31c9 0fa2 89c6 89df 31c0 31c9 0fa2 31c0 31c9 0fa2")
+    assert (outcome.registers["rsi"], outcome.registers["rdi"]) == (3, 0x240)
+    assert outcome.report.exits["CPUID"] == 1 and outcome.report.exits["CPUID, RDTSC"] == 2
+
+
 def test_general_detect_comes_before_the_access():
     registers = run("b800240000 0f23f8 0f23d8").registers     # dr7.GD; mov dr3
     assert registers["r9"] == CODE + 8 and registers["r8"] == DR6_FIXED | 1 << 13

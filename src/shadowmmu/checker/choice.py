@@ -97,6 +97,10 @@ def possible(vm, area, alphabet, at):
     v = alphabet[at + 1]
     if (execute.pending(vm, area, v)[execute.KIND_OF_PENDING] != execute.NOTHING) != (code == ops.FINISH):
         return False
+    if code == ops.VM_EXIT or code == ops.VMFUNC:
+        return state.vcpu(vm, v).guest_mode != 0
+    if ops.VM_ENTRY <= code <= ops.INVVPID:
+        return not state.vcpu(vm, v).guest_mode
     if code == ops.ENTER:
         return not state.vcpu(vm, v).in_guest
     if code == ops.SMM_ENTER or code == ops.SMM_LEAVE:

@@ -12,12 +12,20 @@ Taken from the tables that the guest starts with; a walk changes them, but not m
 
 from ..x86.bits import CR0_PG, CR4_LA57, EFER_LMA, FRAME_MASK
 from . import ops
+from .places import PDPTES_A, ROOT_A
 
 EVERY = -1
 
 
+def root(m):
+    """gfn where the tables of these pages begin: the guest's, or L1's nested ones."""
+    return m.cr3 >> 12 if not m.nested else PDPTES_A if m.is_nested_pae else ROOT_A
+
+
 def levels(m):
-    """Levels of the guest's tables."""
+    """Their levels."""
+    if m.nested == "ept":
+        return m.nested_levels
     return 2 if m.entry_bytes == 4 else 3 if not m.efer & EFER_LMA else 5 if m.cr4 & CR4_LA57 else 4
 
 
@@ -25,7 +33,7 @@ def walk(m, tables, page):
     """([(gfn, byte) of each entry on the way], gfn that the page maps or None)."""
     if not m.cr0 & CR0_PG:
         return [], page
-    gfn, path = m.cr3 >> 12, []
+    gfn, path = root(m), []
     for level in range(levels(m), 0, -1):
         index = page >> m.index_bits * (level - 1) & (1 << m.index_bits) - 1
         path.append((gfn, index * m.entry_bytes))
@@ -76,6 +84,9 @@ class Focus:
             for i in range(len(self.walks)):
                 if found >> i & 1 and self.walks[i][1] is not None:
                     found |= self._bytes(self.walks[i][1], a % 32, c)
+            if self.m.nested:
+                # L1 has every page at its own place
+                found |= self._bytes(a // 32, a % 32, c)
         elif code == ops.HOST_WRITE:
             found = self._bytes(a // 32, a % 32, c)
         elif code in (ops.UNMAP, ops.AGE):

@@ -12,10 +12,10 @@ import sys
 import tempfile
 
 from ..state import JIT
-from . import ops, tasks
+from . import nested_judge, ops, tasks
 from .finding import wrap
 from .geometry import MACHINES, PAGE
-from .judge import KINDS, Judge
+from .judge import KINDS
 from .saved import read_text
 
 #: Reasons and rows of one kind that the text shows; JSON has all.
@@ -96,7 +96,7 @@ def document(script_text):
         file.flush()
         if not JIT:
             script, lines = read(file.name)
-            return as_dict(script, Judge(MACHINES[script.machine], script.vcpus).judge(lines))
+            return as_dict(script, nested_judge.of(MACHINES[script.machine], script.vcpus).judge(lines))
         root = str(pathlib.Path(__file__).resolve().parents[2])
         environment = dict(os.environ, SHADOWMMU_JIT="0", SHADOWMMU_PATCH="",
                            PYTHONPATH=os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))))
@@ -112,7 +112,7 @@ def command(path, as_json=False, out=sys.stdout):
     if JIT:
         raise ops.ScriptError("--judge runs interpreted: set SHADOWMMU_JIT=0 (the command line does)")
     script, lines = read(path)
-    steps = Judge(MACHINES[script.machine], script.vcpus).judge(lines)
+    steps = nested_judge.of(MACHINES[script.machine], script.vcpus).judge(lines)
     print(json.dumps(as_dict(script, steps), indent=2) if as_json else text(script, steps, script.rows), file=out)
     return 0
 

@@ -142,6 +142,8 @@ def program(finding):
     if finding.failure not in causes.GUEST_VISIBLE:
         raise NotForGuests(f"a guest's own program cannot see this kind of failure ({finding.rule})")
     machine = MACHINES[finding.machine]
+    if machine.nested:
+        raise NotForGuests(f"machine {finding.machine}: it takes a guest hypervisor, which these programs are not")
     if machine.entry_bytes != 8 or not machine.efer & bits.EFER_LMA or machine.cr4 & bits.CR4_LA57:
         raise NotForGuests(f"machine {finding.machine}: kvm-unit-tests sets up 4-level tables; only machines with 4 levels are "
                            "mapped")

@@ -20,6 +20,8 @@ from . import session
 
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 ACCESSED_DIRTY = 0x60
+PAE, LA57, LMA = 1 << 5, 1 << 12, 1 << 10
+FRAME_MASK = (1 << 40) - 1
 EVERY = 100_000
 SIDES = ("shadow", "none")
 
@@ -96,6 +98,29 @@ def registers(machine):
     return out | {f"dr{i}": hw.dr[i] for i in (0, 1, 2, 3, 6, 7)}
 
 
+def tables(machine, words):
+    """Frames of all guest page tables below every CR3 that the machine has loaded; words: its memory."""
+    cr4, long_mode = machine.vcpu.cr4, machine.vcpu.efer & LMA
+    levels = (5 if cr4 & LA57 else 4) if long_mode else 3 if cr4 & PAE else 2
+    found, below = set(), {(root >> 12, levels) for root in machine.roots}
+    if levels == 3:     # four entries, at any multiple of 32
+        found, below = below, {(frame, 2) for root in machine.roots
+                               for frame in _entries(words[root >> 3:(root >> 3) + 4], False)}
+    while below:
+        found |= below
+        below = {(frame, level - 1) for table, level in below if level > 1 and table < len(words) >> 9
+                 for frame in _entries(words[table << 9:(table + 1) << 9], levels == 2)} - found
+    return {frame for frame, _ in found}
+
+
+def _entries(words, narrow):
+    """Frames that the present entries of a table point to, large pages left out."""
+    if narrow:
+        words = words.view("<u4")
+    used = words[(words & 0x81) == 1]
+    return {int(word) >> 12 & FRAME_MASK for word in used}
+
+
 class Lockstep:
     """Two machines with the same guest loaded.  path: of the image, for its symbols; every: instructions between
     comparisons of memory; options: as `session.run`."""
@@ -170,7 +195,10 @@ class Lockstep:
         self.tables.update(page.gfn for page in self.machines[0].vm.shadow_pages)
         if numpy.array_equal(a, b):
             return None
-        for index in numpy.nonzero(a != b)[0]:
+        different = numpy.nonzero(a != b)[0]
+        if any(int(index) >> 9 not in self.tables for index in different):
+            self.tables.update(tables(self.machines[1], b))
+        for index in different:
             gpa, left, right = int(index) * 8, int(a[index]), int(b[index])
             mask = ACCESSED_DIRTY | ACCESSED_DIRTY << 32    # two entries of a 32-bit table
             if (left ^ right) & ~mask or gpa >> 12 not in self.tables:

@@ -127,6 +127,10 @@ class Platform:
     def set_pending_nmis(self, cpu: int, count: int) -> None:
         """Some were taken, or lost."""
 
+    def sent_message(self, cpu: int) -> bool:
+        """Did a CPU send an IPI to another one since the last call?"""
+        return False
+
     def has_signal(self, cpu: int) -> bool:
         """Does INIT or a start-up message wait at a CPU?"""
         return False
@@ -334,6 +338,10 @@ class PcPlatform(Platform):
 
     def set_pending_nmis(self, cpu: int, count: int) -> None:
         self.lapics[cpu].state.nmi = count
+
+    def sent_message(self, cpu: int) -> bool:
+        sent, self.lapics[cpu].sent = self.lapics[cpu].sent, False
+        return sent
 
     def has_signal(self, cpu: int) -> bool:
         return bool(self.lapics[cpu].state.signals)

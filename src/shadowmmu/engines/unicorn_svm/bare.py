@@ -7,6 +7,8 @@ The measure for everything else: output, memory and registers must be the same a
 registers, MSRs and CPUID still exit, so that the CPU's rules (and what CPUID shows) are the same ones.
 """
 
+import functools
+
 from ...mmu.flush import REQ_TRIPLE_FAULT
 from ...vm import calls
 from ...vm.machine import signed
@@ -84,12 +86,18 @@ class BareRun(KvmRun):
         root = self.vcpu.cr3 & FRAME_MASK
         if self.hardware.root != root:
             self.hardware.load_root(self.vcpu.cr3 & ~0x1F if self._is_pae() else root)
+            self.roots.add(self.hardware.root)
             self.hardware.flush_tlb()
         if self._flush_asked:
             self.hardware.flush_tlb()
             self._flush_asked = False
 
     _flush_asked = False
+
+    @functools.cached_property
+    def roots(self):
+        """Every CR3 that was loaded."""
+        return set()
 
     def _is_pae(self):
         return self.vcpu.cr4 & 0x20 and not self.vcpu.efer & 0x400

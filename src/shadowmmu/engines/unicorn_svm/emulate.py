@@ -370,11 +370,13 @@ class Emulator:
 
     def _step(self, code):
         """The stepper executes; a REP string instruction goes on until RCX reaches a multiple of 1024, as KVM does."""
+        room = self.hardware.room
         while True:
             result = self.stepper.step(self.hardware, code, self.memory)
+            room -= 1
             if result.exception is not None:
                 vector, error = result.exception
                 calls.queue_exception(self.vm.handle, self.vcpu.index, vector, int(error is not None), error or 0)
                 return RESUME
-            if not result.repeats or not self.hardware.gpr[1] & 0x3FF:
+            if not result.repeats or not self.hardware.gpr[1] & 0x3FF or room <= 0:
                 return RESUME

@@ -131,10 +131,11 @@ def put(vm, vcpu, gpa, value, size, engine):
 
 @core
 def store_string(vm, vcpu, env, kind, size, repeat, length, address, allowed, engine):
-    """STOS; with REP until RCX reaches a multiple of 1024, as KVM's emulator does."""
+    """STOS; with REP until RCX reaches a multiple of 1024, as KVM's emulator does, or to the end of the run."""
     mask = -1 if kind == CODE64 else LOW32
     direction = 1 if load32(env + o.DF) == 1 else -1
     first = True
+    room = engine[5]
     while True:
         target = load64(env + o.REGS + RDI) & mask
         gpa = writable_gpa(vm, vcpu, linear(env, kind, ES, target), size)
@@ -154,7 +155,8 @@ def store_string(vm, vcpu, env, kind, size, repeat, length, address, allowed, en
         store64(env + o.REGS + RCX, left)
         if left == 0:
             break
-        if left & 0x3FF == 0:
+        room -= 1
+        if left & 0x3FF == 0 or room <= 0:
             return 1
     complete(env, kind, length)
     return 1
@@ -199,7 +201,7 @@ def emulate(vm, vcpu, env, address, allowed, engine):
     """Emulate the store at RIP: 1 when the guest may go on, 0 when Python must do it (nothing has changed).
 
     address: CR2 of the fault.  allowed: EMULTYPE_ALLOW_RETRY.  engine: (uc, qemu_ram_addr_from_host,
-    tb_invalidate_phys_range, host address of RAM, helper_read_eflags)."""
+    tb_invalidate_phys_range, host address of RAM, helper_read_eflags, iterations of a REP)."""
     kind = code_kind(env)
     if kind == OTHER_CODE or load64(env + o.EFLAGS) & TRAP or vm.event_mask:
         return 0

@@ -133,7 +133,7 @@ def page_fault(block, vm, vcpu, env, control):
     verdict = exits.handle_page_fault(vm, vcpu, gva, error)
     if verdict > 0 and verdict & exits.EMULATE and load64(block + 8 * PLAIN) and not vcpu.guest_mode:
         engine = (load64(block + 8 * ENGINE), load64(block + 8 * RAM_ADDRESS), load64(block + 8 * INVALIDATE),
-                  load64(block + 8 * RAM), load64(block + 8 * READ_EFLAGS))
+                  load64(block + 8 * RAM), load64(block + 8 * READ_EFLAGS), hooks.get(control, hooks.ROOM))
         if emulate_write.emulate(vm, vcpu, env, gva, 1 if verdict & exits.ALLOW_RETRY else 0, engine):
             count(block, EMULATED)
             verdict = exits.RESUME

@@ -712,6 +712,11 @@ class SvmHardware:
         self._cells[hooks.QUICK] = block_address
         self.intercept(ex.RDTSC, block_address != 0)
 
+    @property
+    def room(self):
+        """Iterations of a REP that the handler of this exit may emulate at once."""
+        return self._cells[hooks.ROOM]
+
     def limit_run(self, count):
         """End the current `run` at this instruction count, if that is earlier than its budget."""
         self._cells[hooks.LIMIT] = min(self._cells[hooks.LIMIT], count)

@@ -69,7 +69,9 @@ from . import quick
  CODE_WATCH,
  # CR3 as we loaded it, or ANY_ROOT
  ROOT,
- CELLS) = range(74)
+ # iterations of a REP that may be emulated at once (exact counting: up to the run's limit, where an interrupt may wait)
+ ROOM,
+ CELLS) = range(75)
 
 # Values of LEAVE
 LEAVE_HANDLER, LEAVE_BUDGET, LEAVE_STOP, LEAVE_SIGNAL = 1, 2, 3, 4
@@ -448,6 +450,7 @@ def on_interrupt(uc, number, control):
     put(control, PREFETCH_RIP, -1)
     put(control, EXITS, get(control, EXITS) + 1)
     emulable = 0
+    put(control, ROOM, quick.NO_LIMIT)
     rip = load64(env + o.EIP)
     rcx = load64(env + o.REGS + 8)
     if get(control, STARTED):
@@ -457,6 +460,7 @@ def on_interrupt(uc, number, control):
         fetch = (code == ex.PAGE_FAULT or code == ex.NPF) and error & 0x10
         if code != ex.INTR and code != ex.VINTR and not fetch:
             put(control, COUNT, get(control, COUNT) - 1)
+            put(control, ROOM, get(control, LIMIT) - get(control, COUNT))
             if code == ex.PAGE_FAULT or code == ex.NPF:
                 fetch_instruction(control, env)
                 emulable = 1 + has_rep_prefix(control, prefix_length(control, env))

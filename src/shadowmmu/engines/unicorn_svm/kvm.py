@@ -44,6 +44,7 @@ from .task_switch import HAS_ERROR, REASON_IRET, TaskSwitch
 
 U64 = (1 << 64) - 1
 PAUSE_TIME = 1000  # ns
+IPI_TIME = 1000  # instructions until the CPU that an IPI is for has its turn
 IDLE = 0.25  # seconds that a halted guest waits for input before it looks at its limits
 KVM_EXIT_IO, KVM_EXIT_HLT, KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 2, 5, 8, 17
 CR0_TS_MP = 0xA
@@ -61,8 +62,6 @@ VAPIC_POLL_IRQ = 1
 INTERCEPTED = 1 << 1 | 1 << UD | 1 << 14 | 1 << 17 | 1 << 18
 #: MSRs that hold a linear address and live in the hardware.
 ADDRESS_MSRS = (0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102, 0x175, 0x176)
-#: CPUID leaf whose answer depends on XCR0, which no exit tells about.
-XSAVE_LEAF = 0xD
 #: Names of exits for the statistics.
 NAMES = {svm.PAGE_FAULT: "#PF", svm.NPF: "NPF", svm.HLT: "HLT", svm.INVLPG: "INVLPG", svm.MSR: "MSR", svm.CPUID: "CPUID",
          svm.IOIO: "IO", svm.VINTR: "interrupt window", svm.INTR: "kick", svm.SHUTDOWN: "shutdown",
@@ -203,6 +202,7 @@ class KvmRun:
             ports[number >> 3] |= 1 << (number & 7)
         self._ports = (ctypes.c_uint8 * 8192).from_buffer(ports)
         self._serial = (ctypes.c_uint8 * quick.SERIAL_ROOM)()
+        cells[quick.NATIVE_CPUID] = self.hardware.state.functions["cpu_x86_cpuid"]
         cells[quick.PORTS] = ctypes.addressof(self._ports)
         cells[quick.SERIAL_BUFFER] = ctypes.addressof(self._serial)
         cells[quick.CPUID_TABLE] = self.cpuid_table_address
@@ -491,8 +491,12 @@ class KvmRun:
         wait = self.platform.next_event()
         if wait is not None:
             self.hardware.limit_run(self.hardware.instruction_count + max(wait, 1))
-        if not self.alone and self.platform.has_signal(self.vcpu.index):
-            return False
+        if not self.alone:
+            if self.platform.has_signal(self.vcpu.index):
+                return False
+            if self.platform.sent_message(self.vcpu.index):
+                # who spins for the answer does not spin for the rest of its turn
+                self.hardware.limit_run(self.hardware.instruction_count + IPI_TIME)
         return self.enter()
 
     #: No other vCPU takes turns with this one (`smp`).
@@ -772,7 +776,7 @@ class KvmRun:
         if self.platform.cpus > 1:
             values = topology(leaf, subleaf, values, self.vcpu.index, self.platform.cpus)
         count = self.quick_cells[quick.CPUID_COUNT]
-        if count < quick.CPUID_ENTRIES and leaf != XSAVE_LEAF:
+        if count < quick.CPUID_ENTRIES and leaf != quick.XSAVE_LEAF:
             self._cpuid_table[6 * count:6 * count + 6] = leaf, subleaf, *values
             self.quick_cells[quick.CPUID_COUNT] = count + 1
         hw.gpr[0], hw.gpr[3], hw.gpr[1], hw.gpr[2] = values
@@ -804,8 +808,8 @@ class KvmRun:
         if not self._skip(1):
             return False
         if not self.alone:
-            self.halted = True
-            return False
+            self.halted = not self.wakes()
+            return not self.halted
         while not self.wakes():
             if not self.hardware.rflags & RFLAGS_IF:
                 return self.end("halted", f"HLT with interrupts disabled at RIP {self.hardware.rip:#x}")

@@ -2,24 +2,27 @@
 """Exits that need neither the MMU nor a device with a state of its own, answered in compiled code.
 
     RDTSC, RDTSCP   the virtual clock: executed instructions plus the time that HLT skipped and port accesses took
-    CPUID           answers that Python has given before
+    CPUID           answers that Python has given before; leaf 0xd, which depends on XCR0, is the engine's own
     IN, OUT         ports where nothing is (all ones), and the serial port while it only transmits
 
 The clock lives here: now = COUNT + CLOCK_OFFSET nanoseconds (`hooks`).  Python reads the same cells, so both agree.
 While events are recorded CPUID and ports go to Python, which knows KVM's tracepoints; KVM sees no RDTSC at all.
 """
 
-from ...state.foreign import load8, load32, load64, native, store8, store64
+from ...state.foreign import call7, load8, load32, load64, native, store8, store64
 from . import exits as ex
 from . import offsets as o
 
 # Cells of the quick block; its address is in the control block
 (ENABLED, CLOCK_OFFSET, TSC_AUX, IO_TIME, PORTS, SERIAL_BASE, SERIAL_READY, SERIAL_STATUS, SERIAL_BUFFER, SERIAL_COUNT,
- CPUID_COUNT, CPUID_TABLE, TAKEN, TAKEN_IO, LIMIT_AT, CELLS) = range(16)
+ CPUID_COUNT, CPUID_TABLE, TAKEN, TAKEN_IO, LIMIT_AT, NATIVE_CPUID, ANSWER_EAX, ANSWER_EBX, ANSWER_ECX, ANSWER_EDX,
+ CELLS) = range(21)
 NO_LIMIT = (1 << 63) - 1
 
 SERIAL_ROOM = 4096
 CPUID_ENTRIES = 64  # of six words: leaf, subleaf, eax, ebx, ecx, edx
+#: No exit tells when XCR0 changes, so its answers are not kept.
+XSAVE_LEAF = 0xD
 LINE_STATUS = 5
 #: What reading the clock takes, ns: about an exit of real hardware.  Delay loops wait in such steps.
 TIME_STAMP_TIME = 500
@@ -72,6 +75,15 @@ def cpuid(block, env, length):
     """CPUID from the table; 0 when Python has not answered this one yet."""
     leaf = load64(env + o.REGS) & 0xFFFFFFFF
     subleaf = load64(env + o.REGS + 8) & 0xFFFFFFFF
+    if leaf == XSAVE_LEAF:
+        answer = block + 8 * ANSWER_EAX
+        call7(cell(block, NATIVE_CPUID), env, leaf, subleaf, answer, answer + 8, answer + 16, answer + 24)
+        store64(env + o.REGS, cell(block, ANSWER_EAX))
+        store64(env + o.REGS + 24, cell(block, ANSWER_EBX))
+        store64(env + o.REGS + 8, cell(block, ANSWER_ECX))
+        store64(env + o.REGS + 16, cell(block, ANSWER_EDX))
+        skip(env, length)
+        return 1
     entry = cell(block, CPUID_TABLE)
     for _ in range(cell(block, CPUID_COUNT)):
         if load64(entry) == leaf and load64(entry + 8) == subleaf:

@@ -2,7 +2,7 @@
 """Several vCPUs: each is a `KvmRun`, and they take turns on one engine (`processors`) over the same memory and devices.
 
     turn of vCPU n:   INIT, start-up? -> waiting, halted? -> kicked? exit and enter : go on -> quantum -> vCPU n+1
-                                                                                      ends early: HLT, PAUSE
+                                              ends early: HLT, PAUSE while another could run, soon after an IPI
 
 The host modelled has a core for each vCPU.  So a vCPU whose quantum is over has not left the guest: nothing is traced, and
 its next turn goes on without an exit, with the TLB it had.  What another vCPU did meanwhile is seen as on such a host:
@@ -80,9 +80,6 @@ class SmpRun:
         for run in self.runs:
             run.alone = False
             self._quick.append([run.cpuid_table_address, 0, 0])
-        for run in self.runs:
-            self._select(run.vcpu.index)
-            self.hardware.intercept(svm.PAUSE)
         self._select(0)
         self.mp_state = [RUNNABLE] + [UNINITIALIZED] * (len(self.runs) - 1)
         #: Its quantum ended inside the guest.
@@ -173,6 +170,9 @@ class SmpRun:
         self._inside[number] = False
         if ready:
             run.before_run()
+            # who spins while all others sleep only wants time to pass
+            self.hardware.intercept(svm.PAUSE, any(state == RUNNABLE and not other.halted and other is not run
+                                                   for state, other in zip(self.mp_state, self.runs, strict=True)))
             reason = self.hardware.run(run.on_exit, max_instructions=run.budget(self.quantum))
             self._inside[number] = reason == "budget"
         run.after_run()

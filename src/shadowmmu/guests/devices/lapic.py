@@ -74,6 +74,7 @@ class Lapic:
     def __init__(self, on_eoi=None, number=0, bus=None) -> None:
         self.bus = [self] if bus is None else bus
         self.on_eoi = on_eoi  # called with the vector of a level-triggered interrupt that ends
+        self.sent = False  # a message to another CPU, since somebody asked
         self.state = LapicState(id=number)
         if number:
             self.state.lvt = dict.fromkeys(LVT, MASKED)
@@ -244,6 +245,7 @@ class Lapic:
             targets = [apic for apic in self.bus
                        if shorthand == ALL or (apic is self) == (shorthand == SELF)]
         for apic in targets:
+            self.sent |= apic is not self
             apic.accept(mode, icr & 0xFF, bool(icr & ICR_LEVEL), bool(icr & ICR_ASSERT))
 
     def accept(self, mode: int, vector: int, level: bool, asserted: bool) -> None:
