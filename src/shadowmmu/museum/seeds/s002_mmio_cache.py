@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  not-mmio
 needs:   -
-length:  -
+length:  4
 
 Unloading the roots also empties the cache of the last address without memory, which is kept by linear address. Without the
 unloading it survives CR0.PG going to 0: the same number is a physical address then, and an access to memory there is emulated

@@ -7,9 +7,9 @@ commits: 82518a181e6c
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  root-cache
 needs:   nested guest
-length:  -
+length:  2
 
 The draft calls kvm_mmu_new_pgd with the vCPU's CR3 after every reset. While L2 runs on nested page tables CR3 is L2's, and the
 roots in the cache are those of L1's tables for L2. S002.repaired with the draft's argument.

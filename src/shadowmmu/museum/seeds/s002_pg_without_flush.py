@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  translation
 needs:   -
-length:  4
+length:  3
 
 The reviewer's second point: clearing CR0.PG empties the TLB. With roots that survive the change of role, an unsync page below
 a cached root is out of date when the guest switches paging on again and loads that root without a flush.
