@@ -229,7 +229,8 @@ v0 store 0xa0 = pte(gfn=8, P|W|U|PCD|A|G|0x200) emulated
     "mmio-clean": Deviation(
         MMIO_CLEAN,
         "A write sets the D bit of the entry that maps the page (SDM vol. 3 4.8).  The per-vCPU MMIO cache keeps the access of "
-        "the walk that filled it, in which W is missing as long as D is clear.  With CR0.WP=0 a supervisor's write needs no W, so "
+        "the walk that filled it, in which W is missing as long as D is clear.  With CR0.WP=0 a supervisor's write needs no "
+        "W, so "
         "vcpu_mmio_gva_to_gpa() answers it from the cache, without a walk, and D stays clear.",
         "the rule `mmio_write_needs_w` is switched on",
         """machine 4-level
