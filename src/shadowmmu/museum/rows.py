@@ -9,7 +9,7 @@
 GROUPS = {"A": 10, "B": 17, "C": 30, "D": 13, "E": 11}
 ROWS = tuple(f"{letter}{i}" for letter, n in GROUPS.items() for i in range(1, n + 1))
 
-TDP = "not written yet: the checker's machines with nested paging are younger than this row"
+TDP = "needs a guest that pages on a host with two-dimensional paging: the machines with nested paging run an L1 that does not"
 
 #: Row -> (what it is, why it cannot be an exhibit yet).
 WAITING = {
