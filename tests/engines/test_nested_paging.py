@@ -35,11 +35,11 @@ def faults(rows):
 
 
 def test_an_unknown_layout_is_refused():
-    """The word is found by the walker's address standing twice; anything else is an error, not a wild store."""
+    """The walker's address stands there twice; anything else is an error, not a wild store."""
     state = SvmHardware().state
     assert offsets.find_page_walker(state) > state.cpu
     wrong = replace(state, functions={**state.functions, "x86_cpu_tlb_fill": 0x1122334455667788})
-    with pytest.raises(EngineError, match="0 places look like the page walker"):
+    with pytest.raises(EngineError, match="page walker of the CPU class"):
         offsets.find_page_walker(wrong)
 
 

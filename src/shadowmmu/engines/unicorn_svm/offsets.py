@@ -319,26 +319,20 @@ def verify_tlb(state: EngineState, gva, hpa, host):
         raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (TLB entries)")
 
 
-#: The CPU class lies so near behind the CPU's start; so many of its bytes are searched for its page walker.
-CPU_OBJECT_SIZE, CPU_CLASS_SIZE = 65536, 1024
+#: The CPU class lies so near behind the CPU's start; its tlb_fill, and the word beside it.
+CPU_OBJECT_SIZE, CLASS_TLB_FILL = 65536, 72
 
 
 def find_page_walker(state: EngineState):
     """Host address of the word through which the engine calls its page walker (CPUClass.tlb_fill).
 
     The class object lies inside the CPU object, which has a pointer to it.  It holds the walker's address twice, in the
-    word that is called and in the one beside it, from which "CPU" mode restores it.  Raises EngineError unless there is
-    exactly one such pair.
+    word that is called and in the one beside it, from which "CPU" mode restores it.  Raises EngineError unless both are
+    where they should be.  (What lies behind the class may be the class of an engine that was freed.)
     """
-    walker = state.functions["x86_cpu_tlb_fill"].to_bytes(8, "little")
     start = ctypes.c_uint64.from_address(state.cpu + CPU_CLASS).value
-    data = b""
-    if 0 < start - state.cpu < CPU_OBJECT_SIZE:
-        with open("/proc/self/mem", "rb", 0) as memory:
-            memory.seek(start)
-            data = memory.read(CPU_CLASS_SIZE)
-    places = [at for at in range(0, len(data) - 15, 8) if data[at:at + 16] == walker * 2]
-    if len(places) != 1:
-        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs ({len(places)} places look like the page "
-                          "walker of the CPU class)")
-    return start + places[0]
+    walker = state.functions["x86_cpu_tlb_fill"]
+    if not 0 < start - state.cpu < CPU_OBJECT_SIZE \
+            or list((ctypes.c_uint64 * 2).from_address(start + CLASS_TLB_FILL)) != [walker, walker]:
+        raise EngineError(f"unicorn {SUPPORTED_VERSION}: private layout differs (page walker of the CPU class)")
+    return start + CLASS_TLB_FILL
