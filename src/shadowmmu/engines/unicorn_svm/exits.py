@@ -21,7 +21,7 @@ At every exit RIP is the address of the instruction that caused it (fault-like),
 | 0x75           | SWINT              | `software_vector`, `instruction_length`; caller queues the event      |
 | 0x77           | PAUSE              | off by default; caller completes                                      |
 | 0x78           | HLT                | caller completes                                                      |
-| 0x79, 0x7a     | INVLPG, INVLPGA    | caller completes; address from `decode`                               |
+| 0x79, 0x7a     | INVLPG, INVLPGA    | caller completes; address from the instruction (`emulate`)             |
 | 0x7b           | IOIO               | `io`; the engine completes; for IN the caller sets `io.value`         |
 | 0x7c           | MSR                | `error_code` 0 = RDMSR, 1 = WRMSR; caller completes                   |
 | 0x7d           | TASK_SWITCH        | an event meets a task gate: `fault_address` is the TSS's selector,    |
