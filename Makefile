@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint bench clean linux-demo test-linux
+.PHONY: run test lint bench clean linux-demo test-linux campaign score hunt
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,18 @@ linux-demo: $(VENV)/installed
 
 test-linux: $(VENV)/installed
 	$(BIN)/python demos/linux/run.py --all --quiet
+
+# Slow searches (docs/checker-bounds.md, docs/museum.md); each goes on where it was interrupted, but for the hunt.
+campaign: $(VENV)/installed
+	for rules in linux-6.12 linux-7.2; do \
+	  $(BIN)/shadowmmu check --rules $$rules --operations 110000000 --resume build/campaign-$$rules.plan || exit; done
+
+score: $(VENV)/installed
+	$(BIN)/shadowmmu museum --score
+
+hunt: $(VENV)/installed
+	mkdir -p build && $(BIN)/python tests/checker/patched.py combine build/broken.py
+	SHADOWMMU_PATCH=build/broken.py $(BIN)/python tests/checker/patched.py hunt 60
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Broken MMUs that are not in the museum (patches/): the generic plan found each; its script is minimal and deterministic.
 
-`make` has no target for the hunt itself: python tests/checker/patched.py hunt SECONDS.
+The hunt itself: `make hunt`.
 """
 
 import json
