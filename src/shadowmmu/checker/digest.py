@@ -48,7 +48,8 @@ def label_pages(vm, area):
         labels[i] = 0
     n = 1
     i = vm.list_head[0]
-    while i >= 0:
+    # a broken MMU may have made a ring of the list
+    while i >= 0 and labels[i] == 0:
         labels[i] = n
         n += 1
         i = state.page(vm, i).next
@@ -167,7 +168,9 @@ def digest(vm, area):
         # a sum: which vCPU is which does not matter
         h = (h + digest_vcpu(vm, area, v)) & MASK
     i = vm.list_head[0]
-    while i >= 0:
+    for _ in range(vm.n_pages):
+        if i < 0:
+            break
         sp = state.page(vm, i)
         h = digest_page(vm, area, h, sp)
         i = sp.next
