@@ -28,7 +28,7 @@ SEEDS = (1, 2)
 MORE = 0.5
 NONE_IN_FORCE = 1 << 20
 #: A worker that has not ended after so many seconds is ended; what it had found counts.
-LIMIT = 1800
+LIMIT = 600
 #: `breaks` of a change that is said to be harmless.
 NOTHING = ("nothing",)
 
