@@ -396,29 +396,38 @@ def settle(vm, area):
 
 
 @core
+def learn_pages(vm, area, v):
+    """Let the oracle learn what the vCPU's CPU table, as it is, permits for every linear page of interest."""
+    h = areas.head(vm, area)
+    memory = memory_of(vm, area, v)
+    cpu = cpu_of(vm, area, v)
+    permitted = permitted_of(vm, area, v)
+    out = areas.common(vm, area, areas.OUT)
+    previous = -1
+    for k in range(h[areas.N_GVAS]):
+        gva = h[areas.GVAS + k] + 0
+        tlb.learn_next(memory, cpu, permitted, gva, previous, out)
+        previous = gva
+
+
+@core
 def learn_cached_eptps(vm, area, v):
     """With `ept-shared` set aside: the CPU may fill its TLB for every EPTP that KVM has a root for, whoever runs."""
     vcpu = state.vcpu(vm, v)
     cpu = cpu_of(vm, area, v)
     ctx = state.context(vm, 3 * v + 1)
-    h = areas.head(vm, area)
     tag = cpu[walker.TAG] + 0
     for i in range(-1, 3):
         hpa = ctx.root_hpa if i < 0 else ctx.prev_hpa[i]
         if hpa == -1:
             continue
         nested.ept_host(cpu, ctx.root_pgd if i < 0 else ctx.prev_pgd[i], vm.level_bits)
-        previous = -1
-        for k in range(h[areas.N_GVAS]):
-            gva = h[areas.GVAS + k] + 0
-            tlb.learn_next(memory_of(vm, area, v), cpu, permitted_of(vm, area, v), gva, previous,
-                           areas.common(vm, area, areas.OUT))
-            previous = gva
+        learn_pages(vm, area, v)
     cpu[walker.TAG] = tag
     take_nested_tables(vm, cpu, vcpu)
     share_rows(vm, area, v)
     if permitted_of(vm, area, v)[tlb.OVERFLOW]:
-        h[areas.FULL] = 1
+        areas.head(vm, area)[areas.FULL] = 1
 
 
 @core
@@ -510,20 +519,14 @@ def learn(vm, area, v, changed):
 def learn_cached_roots(vm, area, v):
     """With `other-pcids` set aside: the CPU may fill the TLB of a PCID while another one is current, from the page tables
     that KVM has a cached root for."""
-    memory = memory_of(vm, area, v)
     cpu = cpu_of(vm, area, v)
     ctx = state.context(vm, state.vcpu(vm, v).mmu)
     cr3 = cpu[walker.CR3] + 0
-    h = areas.head(vm, area)
     for i in range(3):
         if ctx.prev_hpa[i] == -1:
             continue
         cpu[walker.CR3] = ctx.prev_pgd[i]
-        previous = -1
-        for k in range(h[areas.N_GVAS]):
-            gva = h[areas.GVAS + k] + 0
-            tlb.learn_next(memory, cpu, permitted_of(vm, area, v), gva, previous, areas.common(vm, area, areas.OUT))
-            previous = gva
+        learn_pages(vm, area, v)
     cpu[walker.CR3] = cr3
 
 

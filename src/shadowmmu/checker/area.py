@@ -21,8 +21,7 @@ from ..state import core
 #: `host_side.taint`); ASIDE: deviations that are known and not looked for (`known`); UNTRACKED: vCPUs whose emulated write is
 #: in memory and not yet known to the MMU; HOST_CODE, HOST_A, HOST_B: what the host has begun (an operation's code and
 #: parameters; 0: nothing); KEPT: a vCPU has loaded CR3, or entered L2, without a flush: translations by two roots
-#: may meet under one tag;
-#: L2_CR0 ...: registers of an L2 that pages itself (l2_paging; 0: it does not).
+#: may meet under one tag; L2_CR0 ...: registers of an L2 that pages itself (l2_paging; 0: it does not).
 (N_GVAS, LIMIT, FAIL, FAIL_VCPU, FAIL_GVA, FAIL_A, FAIL_B, FAIL_C, SKIPPED, OUTCOME, FULL, CHANGED, STALE,
  FREE_RAM, TAINTED, ASIDE, UNTRACKED, HOST_CODE, HOST_A, HOST_B, RIGHTS, KEPT, L2_CR0, L2_CR3, L2_CR4) = range(25)
 GVAS, MAX_GVAS = 25, 24
@@ -78,6 +77,12 @@ def part(vm, area, v, place):
 def common(vm, area, place):
     """Words of the common part from `place`."""
     return state.words(vm, area + 8 * place)
+
+
+@core
+def skip(vm, area):
+    """The operation could not be done."""
+    head(vm, area)[SKIPPED] = 1
 
 
 @core

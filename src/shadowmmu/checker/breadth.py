@@ -14,10 +14,11 @@ from ..state import core
 from . import area as areas
 from . import coverage, digest, execute, ops, step, verify
 from . import seen as met
+from .work import COMMON_WORDS, DEPTH, FULLS, OPERATIONS, SKIPS, STATES, TABLE_FULL
 
-(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT,
- COVERED) = range(13)
-WORK_WORDS = 13
+#: Words of the loop's table besides those of every search.
+NODES, NEXT_NODE, NEXT_OP, LEVEL_END, LOST, SALT, COVERED = range(COMMON_WORDS, COMMON_WORDS + 7)
+WORK_WORDS = COMMON_WORDS + 7
 MAX_DEPTH = 64
 MOVE_BITS = 16
 

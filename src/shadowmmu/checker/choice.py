@@ -15,9 +15,8 @@ from ..mmu import dirty, memslots
 from ..state import core
 from . import area as areas
 from . import execute, ops
+from .work import ALWAYS, FOCUS, KINDS, NARROW, PAGES, SEED, WALK
 
-#: Words of `random_walk`'s work table that are meant for this module.
-SEED, KINDS, FOCUS, PAGES, NARROW, WALK, ALWAYS = 6, 13, 15, 16, 17, 18, 19
 #: Kinds that are in every walk; what was begun must be finished.
 NEVER_OUT = ("access", "store", "finish")
 #: A kind's weight counts so many eighths, by its two bits in KINDS.

@@ -201,7 +201,7 @@ def access(vm, area, v, gva, kind, value, size, flags):
     vcpu = state.vcpu(vm, v)
     if nested_execute.has(vm):
         if nested_execute.out_of_reach(vm, area, v, gva):
-            areas.head(vm, area)[areas.SKIPPED] = 1
+            areas.skip(vm, area)
             return
         if not l2_paging.active(vm, area, v):
             # who does not page has no privileges, and L1 pages as a supervisor
@@ -211,7 +211,7 @@ def access(vm, area, v, gva, kind, value, size, flags):
     if flags & ops.BY_TLB:
         at = by_tlb(vm, area, v, gva, kind | (PFERR_USER if flags & ops.USER else 0))
         if at < 0:
-            areas.head(vm, area)[areas.SKIPPED] = 1
+            areas.skip(vm, area)
             return
     elif flags & ops.EMULATED:
         vcpu.in_guest = 0
@@ -301,11 +301,6 @@ def finish(vm, area, v):
 # ---- instructions
 
 @core
-def skip(vm, area):
-    areas.head(vm, area)[areas.SKIPPED] = 1
-
-
-@core
 def foreign_pages(vm, area, code, vcpu, a, c, d):
     """Would this operation alone make shadow pages be used that were made under another EFER.NXE, CR4.PSE or MAXPHYADDR,
     a deviation that is not looked for?  They are in no role."""
@@ -331,24 +326,24 @@ def instruction(vm, area, code, v, a, b, c, d):
     vcpu = state.vcpu(vm, v)
     if vcpu.guest_mode and (code == ops.SMM_ENTER or code == ops.INIT or ops.SET_SREGS <= code <= ops.SET_CPUID):
         # these make L2 exit first, which is L1's business
-        skip(vm, area)
+        areas.skip(vm, area)
         return
     if foreign_pages(vm, area, code, vcpu, a, c, d):
         if vm.n_vcpus > 1:
-            skip(vm, area)
+            areas.skip(vm, area)
             return
         zap.zap_all_fast(vm)
     vcpu.in_guest = 0
     if code == ops.MOV_CR0:
         if registers.set_cr0(vm, vcpu, a):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             host_side.look_at_host(vm, area)
             architecture.cr0_written(vm, area, v)
     elif code == ops.MOV_CR3:
         refused = architecture.cr3_refused(vm, area, v, a)
         if registers.set_cr3(vm, vcpu, a):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             if refused:
                 areas.fail(vm, area, verify.NOT_REFUSED, v, 0, a, 0, 0)
@@ -358,24 +353,24 @@ def instruction(vm, area, code, v, a, b, c, d):
             architecture.cr3_written(vm, area, v, a)
     elif code == ops.MOV_CR4:
         if registers.set_cr4(vm, vcpu, a):
-            skip(vm, area)
+            areas.skip(vm, area)
             architecture.cr4_refused(vm, area, v, a)
         else:
             host_side.look_at_host(vm, area)
             architecture.cr4_written(vm, area, v)
     elif code == ops.WRMSR_EFER:
         if registers.set_efer(vm, vcpu, a, False):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             architecture.take_registers(vm, area, v)
     elif code == ops.SET_MSRS:
         if registers.set_efer(vm, vcpu, a, True):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             architecture.take_registers(vm, area, v)
     elif code == ops.SET_CPUID:
         if a == vcpu.maxphyaddr:
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             vcpu.maxphyaddr = a
             contexts.after_set_cpuid(vm, vcpu)
@@ -385,19 +380,19 @@ def instruction(vm, area, code, v, a, b, c, d):
         architecture.event(vm, area, v, architecture.INVLPG, -1, a)
     elif code == ops.INVPCID:
         if invalidation.invpcid(vm, vcpu, a, b, c):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             architecture.event(vm, area, v, architecture.INVPCID_ADDRESS + a, b, c)
     elif code == ops.SMM_ENTER or code == ops.SMM_LEAVE:
         if vcpu.smm == (1 if code == ops.SMM_ENTER else 0):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             architecture.event(vm, area, v, architecture.SMM, -1, 0)
             registers.smm_changed(vm, vcpu, code == ops.SMM_ENTER)
     elif code == ops.INIT:
         # INIT is blocked in SMM (SDM vol. 3 32.3.1; kvm_apic_init_sipi_allowed)
         if vcpu.smm:
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             architecture.event(vm, area, v, architecture.INIT, -1, 0)
             registers.reset(vm, vcpu)
@@ -406,7 +401,7 @@ def instruction(vm, area, code, v, a, b, c, d):
         nested_transition(vm, area, v, code, a)
     elif code == ops.SET_SREGS:
         if registers.set_sregs(vm, vcpu, a, b, c, d):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             host_side.look_at_host(vm, area)
             architecture.host_wrote_registers(vm, area, v)
@@ -420,7 +415,7 @@ def nested_transition(vm, area, v, code, cr3):
     if code == ops.VM_ENTRY:
         possible = vcpu.cr0 & CR0_PG != 0 and not vcpu.guest_mode and not vcpu.smm
     if not possible:
-        skip(vm, area)
+        areas.skip(vm, area)
         return
     leaving = code == ops.VM_EXIT
     if not leaving:
@@ -443,7 +438,7 @@ def perform(vm, area, op, at):
     h[areas.OUTCOME] = 0
     if h[areas.FULL]:
         # nothing is known of such a state any more
-        skip(vm, area)
+        areas.skip(vm, area)
         return h[areas.FAIL] + 0
     code = op[at]
     if code >= ops.HOST_WRITE:
@@ -460,7 +455,7 @@ def perform(vm, area, op, at):
 def from_vcpu(vm, area, code, v, op, at):
     """What a vCPU does; one that has begun something can only finish it."""
     if (pending(vm, area, v)[KIND_OF_PENDING] != NOTHING) != (code == ops.FINISH):
-        skip(vm, area)
+        areas.skip(vm, area)
         return
     if code == ops.FINISH:
         finish(vm, area, v)

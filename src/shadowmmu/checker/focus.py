@@ -12,7 +12,7 @@ Taken from the tables that the guest starts with; a walk changes them, but not m
 
 from ..x86.bits import CR0_PG, CR4_LA57, EFER_LMA, FRAME_MASK
 from . import ops
-from .places import PDPTES_A, ROOT_A
+from .places import PAGE, PDPTES_A, ROOT_A
 
 EVERY = -1
 
@@ -59,7 +59,7 @@ class Focus:
         return sum(1 << i for i, (path, leaf) in enumerate(self.walks) if test(path, leaf))
 
     def _page(self, gva):
-        page = gva // 32
+        page = gva // PAGE
         return 1 << self.m.pages.index(page) if page in self.m.pages else 0
 
     def _bytes(self, gfn, first, size):
@@ -83,12 +83,12 @@ class Focus:
             found = self._page(a)
             for i in range(len(self.walks)):
                 if found >> i & 1 and self.walks[i][1] is not None:
-                    found |= self._bytes(self.walks[i][1], a % 32, c)
+                    found |= self._bytes(self.walks[i][1], a % PAGE, c)
             if self.m.nested:
                 # L1 has every page at its own place
-                found |= self._bytes(a // 32, a % 32, c)
+                found |= self._bytes(a // PAGE, a % PAGE, c)
         elif code == ops.HOST_WRITE:
-            found = self._bytes(a // 32, a % 32, c)
+            found = self._bytes(a // PAGE, a % PAGE, c)
         elif code in (ops.UNMAP, ops.AGE):
             found = self._gfns(a, b)
         elif code == ops.MIGRATE:

@@ -299,20 +299,9 @@ class Arena:
         self._headers = [interpreted.header(self._view[i * self.stride:(i + 1) * self.stride]) for i in range(copies)]
         table = self._view[self.area:self.stride].cast("q")
         table[areas.ASIDE] = aside
-        if aside & known.SMM_PROTECTION:
-            interpreted.rules(self.view(0)).protect_all_address_spaces = 1
-        if aside & known.MMIO_WRITABLE:
-            interpreted.rules(self.view(0)).strict_old_spte = 1
-        if aside & known.MMIO_RESYNC:
-            interpreted.rules(self.view(0)).mmio_sync_looks = 1
-        if aside & known.MMIO_CLEAN:
-            interpreted.rules(self.view(0)).mmio_write_needs_w = 1
-        if aside & known.PAE_ROOT:
-            interpreted.rules(self.view(0)).pae_root_unseen = 1
-        if aside & known.ALIAS_RMAP:
-            interpreted.rules(self.view(0)).set_spte_looks_at_gfn = 1
-        if aside & known.NESTED_ROOT:
-            interpreted.rules(self.view(0)).nested_roots_survive = 1
+        for deviation in known.DEVIATIONS.values():
+            if aside & deviation.bit and isinstance(deviation.aside, known.Rule):
+                setattr(interpreted.rules(self.view(0)), deviation.aside.name, 1)
         if machine.l2_paging:
             table[areas.L2_CR0], table[areas.L2_CR3], table[areas.L2_CR4] = nested_tables.L2_REGISTERS
         table[areas.N_GVAS] = len(machine.pages)

@@ -9,7 +9,9 @@ the operation that alone leads to it), and the smallest script known (None: with
 
 from collections import namedtuple
 
+#: aside: in words, or the rule (rules/fields.py) that is switched on.
 Deviation = namedtuple("Deviation", "bit story aside script")
+Rule = namedtuple("Rule", "name")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
     WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP, EPT_EMULATED_READ, VIOLATION_KEEPS, \
@@ -57,7 +59,7 @@ v0 mov cr4 = 0
         MMIO_WRITABLE,
         "An MMIO spte that waits to be replaced is taken for something else.  For a private report to the kernel's "
         "maintainers: details and script are withheld (docs/findings.md).",
-        "the rule `strict_old_spte` is switched on",
+        Rule("strict_old_spte"),
         None),
     "fault-keeps": Deviation(
         FAULT_KEEPS,
@@ -77,7 +79,7 @@ v0 store 0x40 = pte(gfn=8, P|W|U|A|D)
         "through that mapping never mark the table's shadow page unsync.  (Write tracking looks at every address space since "
         "0f38453cdb2e; this protection does not.)  Nor does hugepage_adjust(): lpage_info is per address space, so a large page "
         "of SMM may cover a page table of the other one and be writable.",
-        "the rule `protect_all_address_spaces` is switched on",
+        Rule("protect_all_address_spaces"),
         """machine 4-level
 v0 store 0x38 = pte(gfn=12, P|W|U|A|D)
 v0 smm enter
@@ -138,7 +140,7 @@ v1 mov cr3 = root(gfn=1)
         "A new memslot makes all MMIO sptes stale by the generation in them.  sync_mmio_spte() marks an MMIO spte of an unsync "
         "page anew, with the current generation, and does not look whether its gfn has memory now: the guest goes on getting "
         "the device.",
-        "the rule `mmio_sync_looks` is switched on",
+        Rule("mmio_sync_looks"),
         """machine 4-level
 v0 load 0xc0
 v0 store 0x20 = 0
@@ -152,7 +154,7 @@ v0 mov cr3 = root(gfn=1)
         "active list while zap_obsolete_pages() walks it.  Mended upstream by 7a2c70e777a0 (museum A6); kernels without it, "
         "6.12.0 and "
         "6.1 among them, need it.  Details of what a guest can do with it are withheld (docs/findings.md).",
-        "the rule `nested_roots_survive` is switched on",
+        Rule("nested_roots_survive"),
         None),
     "walk-untracked": Deviation(
         WALK_UNTRACKED,
@@ -231,7 +233,7 @@ v0 store 0xa0 = pte(gfn=8, P|W|U|PCD|A|G|0x200) emulated
         "A write sets the D bit of the entry that maps the page (SDM vol. 3 4.8).  The per-vCPU MMIO cache keeps the access of "
         "the walk that filled it, in which W is missing as long as D is clear.  With CR0.WP=0 a supervisor's write needs no W, "
         "so vcpu_mmio_gva_to_gpa() answers it from the cache, without a walk, and D stays clear.",
-        "the rule `mmio_write_needs_w` is switched on",
+        Rule("mmio_write_needs_w"),
         """machine 4-level
 v0 mov cr0 = PE|ET|PG
 v0 store 0x20 = pte(gfn=14, P|W|U|A)
@@ -243,7 +245,7 @@ v0 store 0x80 = 0
         "A PAE guest whose PDPTEs are loaded makes no progress once the page behind CR3 has no memslot any more (6.6 and later; "
         "older kernels shut it down).  Shown on real kernels.  For a private report to the kernel's maintainers: script and "
         "details are withheld (docs/findings.md).",
-        "the rule `pae_root_unseen` is switched on",
+        Rule("pae_root_unseen"),
         None),
     "alias-rmap": Deviation(
         ALIAS_RMAP,
@@ -251,7 +253,7 @@ v0 store 0x80 = 0
         "from one to the other without INVLPG stays in the rmap of the first (mmu_set_spte), and what protects by the second "
         "misses it: writes are in no dirty log.  Shown on real kernels.  For a private report to the kernel's maintainers: the "
         "script is withheld (docs/findings.md).",
-        "the rule `set_spte_looks_at_gfn` is switched on",
+        Rule("set_spte_looks_at_gfn"),
         None),
     "mmio-cache-warning": Deviation(
         CACHE_WARNING,

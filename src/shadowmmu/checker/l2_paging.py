@@ -6,9 +6,8 @@ of them.
     combined   rows of oracle.nested: linear -> physical      | areas.EXTRA
     linear     the hardware's rows: address | what it permits | filled by accesses, emptied by flushes
 
-The tables of L2 are nobody's shadow: the hardware walks them.  What KVM owes here are the flushes of what it does in L2's place
-(an
-INVLPG that it emulates, a CR4 that it loads), and right walks where its emulator needs them.
+The tables of L2 are nobody's shadow: the hardware walks them.  What KVM owes here are the flushes of what it does in L2's
+place (an INVLPG that it emulates, a CR4 that it loads), and right walks where its emulator needs them.
 """
 
 from .. import state
@@ -172,29 +171,23 @@ def remember(vm, area, v, gva, kind):
 
 
 @core
+def is_among(outcomes, what, value):
+    """Is this outcome in the table?"""
+    for i in range(outcomes[0]):
+        if outcomes[1 + 2 * i] == what and outcomes[2 + 2 * i] == value:
+            return True
+    return False
+
+
+@core
 def was_permitted(vm, area, v, what, value):
     """Did `remember` note this outcome?"""
-    before = extra(vm, area, v, BEFORE2)
-    for i in range(before[0]):
-        if before[1 + 2 * i] == what and before[2 + 2 * i] == value:
-            return True
-    return False
+    return is_among(extra(vm, area, v, BEFORE2), what, value)
 
 
 @core
-def reached_before(vm, area, v, frame):
-    """Might the access that is under way go to this host frame when it began?"""
-    before = extra(vm, area, v, BEFORE2)
-    for i in range(before[0]):
-        if before[1 + 2 * i] == walker.TRANSLATED and architecture.leads_to(vm, area, v, before[2 + 2 * i] + 0, frame):
-            return True
-    return False
-
-
-@core
-def reaches(vm, area, v, gva, kind, frame):
-    """May the access go to this host frame (NO_SLOT, UNBACKED_WRITE: to no memory)?"""
-    outcomes = ask(vm, area, v, gva, kind)
+def one_leads_to(vm, area, v, outcomes, frame):
+    """Does an outcome of the table go to this host frame (NO_SLOT, UNBACKED_WRITE: to no memory)?"""
     for i in range(outcomes[0]):
         if outcomes[1 + 2 * i] == walker.TRANSLATED and architecture.leads_to(vm, area, v, outcomes[2 + 2 * i] + 0, frame):
             return True
@@ -202,13 +195,21 @@ def reaches(vm, area, v, gva, kind, frame):
 
 
 @core
+def reached_before(vm, area, v, frame):
+    """Might the access that is under way go to this host frame when it began?"""
+    return one_leads_to(vm, area, v, extra(vm, area, v, BEFORE2), frame)
+
+
+@core
+def reaches(vm, area, v, gva, kind, frame):
+    """May the access go to this host frame?"""
+    return one_leads_to(vm, area, v, ask(vm, area, v, gva, kind), frame)
+
+
+@core
 def may_fault(vm, area, v, gva, kind, error):
     """Is this #PF permitted?"""
-    outcomes = ask(vm, area, v, gva, kind)
-    for i in range(outcomes[0]):
-        if outcomes[1 + 2 * i] == walker.DENIED and outcomes[2 + 2 * i] == error:
-            return True
-    return was_permitted(vm, area, v, walker.DENIED, error)
+    return is_among(ask(vm, area, v, gva, kind), walker.DENIED, error) or was_permitted(vm, area, v, walker.DENIED, error)
 
 
 @core

@@ -14,21 +14,8 @@ from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, 
 from .breadth import SALT as BREADTH_SALT
 from .breadth import WORK_WORDS as BREADTH_WORDS
 from .focus import Focus
-from .random_walk import (
-    COVERED,
-    END,
-    FULLS,
-    LENGTH,
-    MAX_LENGTH,
-    POOL,
-    POOLED,
-    SALT,
-    SEED,
-    STATES,
-    STEP,
-    TABLE_FULL,
-    WORK_WORDS,
-)
+from .random_walk import MAX_LENGTH, POOL
+from .work import ALWAYS, COVERED, END, FULLS, LENGTH, PAGES, POOLED, SALT, SEED, STEP, TABLE_FULL, WALK_WORDS
 
 
 class RandomWalk:
@@ -51,23 +38,20 @@ class RandomWalk:
         about = Focus(arena.machine).about
         self.kinds = entries.table_from(array("q", kinds))
         self.about = entries.table_from(array("q", map(about, flat)))
-        self.work, self.trace = entries.table(WORK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
+        self.work, self.trace = entries.table(WALK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
         self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
         w = self.work
         w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
-        w[choice.PAGES], w[choice.ALWAYS] = len(arena.machine.pages), always
+        w[PAGES], w[ALWAYS] = len(arena.machine.pages), always
         self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
 
     def step(self, budget):
         """So many operations: 0, or the number of a failure."""
-        a, seen, states = self.arena, self.seen, int(self.work[STATES])
-        seen.make_room(budget)
-        try:
+        a, seen = self.arena, self.seen
+        with seen.slice(self.work, budget):
             return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.about,
                                       self.kinds, self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth,
                                       seen.table, seen.bits, budget))
-        finally:
-            seen.count += int(self.work[STATES]) - states
 
     def found(self):
         """Rows from the initial state to the failure that `step` has just reported."""
@@ -130,14 +114,11 @@ class BreadthFirst:
 
     def step(self, budget):
         """So many operations: 0, the number of a failure, or -1 when there is nothing left to do."""
-        a, seen, states = self.arena, self.seen, int(self.work[STATES])
-        seen.make_room(budget)
+        a, seen = self.arena, self.seen
         self._make_room(int(self.work[NODES]) + budget)
-        try:
+        with seen.slice(self.work, budget):
             result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows),
                                          self.work, self.nodes, self.path, seen.table, seen.bits, budget, self.depth))
-        finally:
-            seen.count += int(self.work[STATES]) - states
         self.done = result < 0
         return result
 

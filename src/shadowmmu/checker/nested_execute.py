@@ -2,9 +2,8 @@
 """Operations of nested paging: L1's and L2's instructions, L2's exits.
 
     L1 runs   the direct MMU: physical address -> frame, everything permitted
-    VMRUN, VM entry   the oracle's CPU table becomes that of L1's nested tables, with their tag; linear pages of interest are
-    then L2's
-                      physical ones.  L2 itself does not page
+    VMRUN, VM entry   the oracle's CPU table becomes that of L1's nested tables, with their tag; linear pages of interest
+                      are then L2's physical ones.  L2 itself does not page
     L2's access       the nested tables decide (`execute.access`).  A fault of theirs is an exit to L1, checked as a #PF is
 
 Registers of L1 while L2 runs stand in `vcpu.l1_*`, as in a VMCS or the saved VMCB01.
@@ -28,11 +27,6 @@ FLUSHES = (oracle.VMRUN, oracle.VMRUN_FLUSH_ALL, oracle.VMRUN, oracle.VMRUN_FLUS
 def has(vm):
     """Is this a machine with nested paging?"""
     return state.rules(vm).tdp_enabled != 0
-
-
-@core
-def skip(vm, area):
-    areas.head(vm, area)[areas.SKIPPED] = 1
 
 
 @core
@@ -95,7 +89,7 @@ def ept_entry(vm, area, v, eptp, vpid):
         # VM entry fails before anything is loaded (SDM vol. 3 27.2.1.1)
         if ept.is_valid_eptp(vcpu, eptp):
             areas.fail(vm, area, verify.NOT_REFUSED, v, 0, eptp, 0, 0)
-        skip(vm, area)
+        areas.skip(vm, area)
         return
     save_l1(vcpu)
     h = areas.head(vm, area)
@@ -146,16 +140,16 @@ def from_l1(vm, area, code, v, a, b, c):
         invalidation.invlpg(vm, vcpu, a)
         architecture.nested_event(vm, area, v, oracle.INVLPGA, b, a)
     elif code == ops.INVEPT and not vcpu.is_amd and 1 <= a <= 2:
-        calls_invept(vm, area, v, a, b)
+        invept(vm, area, v, a, b)
     elif code == ops.INVVPID and not vcpu.is_amd and 0 <= a <= 2:
         nested_guest.invvpid(vm, vcpu, a == 0, c)
         architecture.nested_event(vm, area, v, oracle.INVVPID_ADDRESS + a, b, c)
     else:
-        skip(vm, area)
+        areas.skip(vm, area)
 
 
 @core
-def calls_invept(vm, area, v, kind, eptp):
+def invept(vm, area, v, kind, eptp):
     """INVEPT of one context or of all."""
     ept.invept(vm, state.vcpu(vm, v), kind == 2, eptp)
     architecture.nested_event(vm, area, v, oracle.INVEPT_ALL if kind == 2 else oracle.INVEPT_CONTEXT, oracle.ep4ta(eptp), 0)
@@ -183,13 +177,13 @@ def from_l2(vm, area, code, v, a, flags):
         architecture.outdated(vm, area, v)
     elif code == ops.VMFUNC and not vcpu.is_amd:
         if nested_guest.switch_eptp(vm, vcpu, a):
-            skip(vm, area)
+            areas.skip(vm, area)
         else:
             if not eptp_is_good(vcpu, a):
                 areas.fail(vm, area, verify.NOT_REFUSED, v, 0, a, 0, 0)
             architecture.take_registers(vm, area, v)
     else:
-        skip(vm, area)
+        areas.skip(vm, area)
 
 
 @core
@@ -212,7 +206,7 @@ def instruction(vm, area, code, v, a, b, c, d):
     else:
         from_l1(vm, area, code, v, a, b, c)
     if refused:
-        skip(vm, area)
+        areas.skip(vm, area)
     elif l2_paging.active(vm, area, v) and (code == ops.MOV_CR0 or code == ops.MOV_CR4):
         l2_paging.registers_written(vm, area, v)
         architecture.outdated(vm, area, v)

@@ -19,12 +19,22 @@ from ..state import JIT, core
 from . import area as areas
 from . import choice, coverage, digest, execute, ops, step, verify
 from . import seen as met
+from .work import (
+    COVERED,
+    DEPTH,
+    END,
+    FULLS,
+    LENGTH,
+    OPERATIONS,
+    POOLED,
+    RESTARTS,
+    SALT,
+    SKIPS,
+    STATES,
+    STEP,
+    TABLE_FULL,
+)
 
-#: Words that the loop and Python share; the first six mean the same in `breadth`, SEED, KINDS and those
-#: from FOCUS on are `choice`'s.
-(OPERATIONS, STATES, DEPTH, SKIPS, FULLS, TABLE_FULL, SEED, LENGTH, STEP, POOLED, RESTARTS, SALT, END, KINDS,
- COVERED, FOCUS, PAGES, NARROW, WALK, ALWAYS) = range(20)
-WORK_WORDS = 20
 POOL, MAX_LENGTH = 32, 256
 #: A walk starts in the pool three times in four; a new state is pooled once in 256 times.
 FROM_POOL, INTO_POOL = 4, 256

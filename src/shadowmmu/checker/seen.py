@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The set of digests that a search has met: open addressing, grown between slices so that it is never more than half full.
 
-    make_room(n) --> step, which puts in at most n --> count += new ones
+    with slice(work, n):    make_room(n) --> step, which puts in at most n --> count += new ones
 
 At MOST_BITS it grows no more: from then on `is_new` may answer that there is no room, and whoever asked says what was lost.
 """
 
 import array
+from contextlib import contextmanager
 
 from ..state import JIT, core
+from .work import STATES
 
 #: Words at the start and at most (2 GiB: a hundred million states and more), as powers of two.
 FIRST_BITS, MOST_BITS = (16, 28) if JIT else (10, 22)
@@ -56,6 +58,16 @@ class Seen:
         if bits > self.bits:
             old, self.bits, self.table = self.table, bits, entries.table(1 << bits)
             entries.put_all(self.table, bits, old, len(old))
+
+    @contextmanager
+    def slice(self, work, n):
+        """One slice of a search, of n operations; work: its words, in which STATES counts what it puts in."""
+        self.make_room(n)
+        before = int(work[STATES])
+        try:
+            yield
+        finally:
+            self.count += int(work[STATES]) - before
 
     def words(self):
         """The digests, as a table of exactly so many words."""

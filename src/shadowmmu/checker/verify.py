@@ -241,9 +241,8 @@ def nested_fault(vm, area, v, gva, kind, address, error):
 
 @core
 def untracked_marks(vm, area, v):
-    """With `walk-untracked` set aside: has the walk of an L2 that pages itself set bits in a shadowed table that are not A and
-    D of its
-    entries?"""
+    """With `walk-untracked` set aside: has the walk of an L2 that pages itself set bits in a shadowed table that are not A
+    and D of its entries?"""
     foreign = 0x60 << 32 if state.vcpu(vm, v).is_amd else 0x60 | 0x60 << 32
     ram = state.words(vm, vm.ram)
     snapshot = areas.common(vm, area, areas.SNAPSHOT)

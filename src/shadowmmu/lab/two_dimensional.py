@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from ..engines.unicorn_svm import exits as svm
-from ..engines.unicorn_svm import fast_path, walk_counter
+from ..engines.unicorn_svm import walk_counter
 from ..engines.unicorn_svm.profile import PROFILES
 from ..guests import golden, hypervisor, recorded
 from ..rules import DEFAULT
@@ -61,9 +61,7 @@ class _Counts:
     def take(self):
         vm, vcpu, h = self.vm.stat, self.vm.vcpus[0].stat, interpreted.hw_walk(self.vm.view)
         exits = self.machine.exits
-        # those of the fast path without the MOV CR3 and INVLPG that it handles, too
-        fast = self.machine.hardware.exit_counts[1] - sum(self.machine.block[cell] for cell in (
-            fast_path.CR3_WRITES, fast_path.CR3_READS, fast_path.INVLPGS))
+        fast = self.machine.hardware.exit_counts[1] - sum(self.machine.fast_exits_by_name().values())
         found = {"exits": vcpu["exits"], "vmruns": vcpu["nested_run"],
                  "faults": exits[svm.PAGE_FAULT] + exits[svm.NPF] + fast,
                  "emulated": vcpu["insn_emulation"], "to_guest": vcpu["pf_guest"], "tables": vm["mmu_page_created"],

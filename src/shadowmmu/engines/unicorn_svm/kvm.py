@@ -1070,6 +1070,11 @@ class KvmRun:
         """Ctrl-C."""
         self.end("interrupted", f"interrupted at RIP {self.hardware.rip:#x}")
 
+    def fast_exits_by_name(self):
+        """Exits that the compiled path counts with #PF and that are none: name -> how many."""
+        return {name: self.block[cell] for name, cell in (("MOV to CR3", fast_path.CR3_WRITES),
+                                                          ("MOV from CR3", fast_path.CR3_READS), ("INVLPG", fast_path.INVLPGS))}
+
     def finish(self, others=()):
         """The report of a run that has ended; others: runs of further vCPUs, whose exits count too."""
         report, runs = self.report, (self, *others)
@@ -1081,11 +1086,10 @@ class KvmRun:
             report.exits.update({exit_name(code): n for code, n in run.exits.items()})
         faults, quick_exits, ports = self.hardware.exit_counts[1], self.quick_cells[quick.TAKEN], self.quick_cells[quick.TAKEN_IO]
         report.fast_exits = faults + quick_exits
-        for name, cell in (("MOV to CR3", fast_path.CR3_WRITES), ("MOV from CR3", fast_path.CR3_READS),
-                           ("INVLPG", fast_path.INVLPGS)):
-            count = sum(run.block[cell] for run in runs)
-            report.exits[name] += count
-            faults -= count
+        for run in runs:
+            others = run.fast_exits_by_name()
+            report.exits.update(others)
+            faults -= sum(others.values())
         report.exits[self.FAULT_NAME] += faults
         report.exits["IO"] += ports
         report.exits["CPUID, RDTSC"] += quick_exits - ports
