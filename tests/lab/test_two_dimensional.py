@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from shadowmmu.guests import hypervisor
 from shadowmmu.lab import two_dimensional
 from shadowmmu.lab.errors import LabError
+from shadowmmu.rules import DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,18 @@ def test_exits_and_faults(rows):
     assert tdp.tables == legacy.tables < shadow.tables
     for row in (shadow, tdp, legacy):
         assert row.vmruns == 0 and row.faults < row.exits
+
+
+@pytest.mark.parametrize("guest", hypervisor.GUESTS)
+def test_faults_are_those_that_kvm_took(guest, monkeypatch):
+    """The compiled path handles MOV CR3 and INVLPG of 32-bit code, too, and counts them with its #PF exits."""
+    class Counts(two_dimensional._Counts):
+        def take(self):
+            return super().take() | {"taken": self.vm.vcpus[0].stat["pf_taken"]}
+
+    monkeypatch.setattr(two_dimensional, "_Counts", Counts)
+    end = two_dimensional.measure(hypervisor.GUESTS[guest], "shadow", DEFAULT, "amd", timeout=60)[0][-1]
+    assert end["faults"] == end["taken"] > 0 and end["exits"] > 2 * end["faults"]
 
 
 def test_nested_runs(rows):
