@@ -17,7 +17,7 @@ The check on a set does not depend on luck: if a translation in it is not permit
 """
 
 from .. import state
-from ..mmu import geometry, roles, sptes
+from ..mmu import geometry, roles, sptes, warn
 from ..state import core
 from ..vm import hardware, two_dimensional
 from ..x86.bits import CR3_PCID_MASK, FRAME_MASK, FRAME_SHIFT, NX, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
@@ -122,7 +122,11 @@ def expand(vm, area, held, pcid, level, address, value):
     """Hold everything that one table offers.  value: rights so far."""
     limit = areas.head(vm, area)[areas.LIMIT]
     size = geometry.pages_per_hpage(vm, level) << vm.page_shift
-    first = geometry.frame_sptep(vm, geometry.entry_frame(value))
+    frame = geometry.entry_frame(value)
+    if not geometry.is_table(vm, frame):
+        warn.warn(vm, warn.NO_TABLE)
+        return
+    first = geometry.frame_sptep(vm, frame)
     for i in range(1 << vm.level_bits):
         at = address + i * size
         if at >= limit:

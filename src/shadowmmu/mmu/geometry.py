@@ -82,6 +82,13 @@ def frame_sptep(vm, pfn):
 
 
 @core
+def is_table(vm, pfn):
+    """Is the frame a shadow table?  Whoever follows an entry like the hardware asks first: the hardware does not, and takes what
+    lies in any other frame for entries."""
+    return vm.shadow_pfn <= pfn < vm.shadow_pfn + vm.special_frames + vm.n_pages
+
+
+@core
 def entries(vm):
     """Entries of a shadow table."""
     return 1 << vm.level_bits

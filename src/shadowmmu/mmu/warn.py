@@ -6,6 +6,9 @@ The guest goes on as the kernel would (a WARN does not stop it); the checker and
 
 from ..state import core
 
+#: The one that is no WARN of the kernel's: where a real CPU would go on and take whatever lies in the frame for entries.
+NO_TABLE = 44
+
 NAMES = {
     1: "rmap_remove: the spte is not in its rmap (KVM_BUG_ON_DATA_CORRUPTION)",
     2: "kvm_unlink_unsync_page: the page is not unsync",
@@ -37,6 +40,7 @@ NAMES = {
     41: "a gfn outside of its memslot's tables (out-of-bounds access)",
     42: "a call or an access through a NULL pointer",
     43: "kvm_mmu_gfn_disallow_lpage: more write protections than pages per huge page (a WARN until 93df766322ba)",
+    NO_TABLE: "the hardware walks a frame that is none of KVM's tables",
 }
 
 

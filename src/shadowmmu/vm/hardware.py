@@ -8,7 +8,7 @@ tables and nothing of the MMU.
 """
 
 from .. import state
-from ..mmu import geometry, roles, sptes
+from ..mmu import geometry, roles, sptes, warn
 from ..state import core
 from ..x86.bits import (
     CR4_SMAP,
@@ -63,6 +63,9 @@ def translate(vm, vcpu, gva, access):
         frame = geometry.entry_frame(entry)
         level = 2
     while True:
+        if not geometry.is_table(vm, frame):
+            warn.warn(vm, warn.NO_TABLE)
+            return -1 - error
         sptep = geometry.frame_sptep(vm, frame) + geometry.index(vm, gva, level)
         spte = geometry.read_spte(vm, sptep)
         if not spte & PT_PRESENT:

@@ -15,7 +15,7 @@ It serves the library's accesses and, compiled, is the page walker of the engine
 """
 
 from .. import state
-from ..mmu import contexts, geometry, memslots, roles, sptes
+from ..mmu import contexts, geometry, memslots, roles, sptes, warn
 from ..state import core
 from ..x86.bits import (
     CR0_PG,
@@ -102,6 +102,9 @@ def nested_translate(vm, vcpu, h, gpa, kind, final):
     sptep = 0
     spte = 0
     while True:
+        if not geometry.is_table(vm, frame):
+            warn.warn(vm, warn.NO_TABLE)
+            return nested_fault(h, gpa, kind, final, 0)
         sptep = geometry.frame_sptep(vm, frame) + geometry.index(vm, gpa, level)
         spte = geometry.read_spte(vm, sptep)
         h.nested_refs += 0 if h.peek else 1
