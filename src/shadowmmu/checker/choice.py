@@ -3,7 +3,8 @@
 
     walk begins   KINDS   two bits per kind of operation: left out, as the machine weighs it, or eight times as often
                   NARROW  two bits per kind: all of its rows, half of them, a quarter
-                  FOCUS   one to three linear pages that most of the walk is about; in one walk of four, none
+                  FOCUS   one to three linear pages that most of the walk is about; in one walk of four, none (of a
+                  machine whose point is that it has many pages: in all)
     operation     a kind by weight --> one of its rows --> among those, about these pages, possible now?  else another one
 
 Bugs need operations that belong together: two changes of the same memslot, an entry and the page that it maps.  Drawn evenly they
@@ -15,7 +16,7 @@ from ..mmu import dirty, memslots
 from ..state import core
 from . import area as areas
 from . import execute, ops
-from .work import ALWAYS, FOCUS, KINDS, NARROW, PAGES, SEED, WALK
+from .work import ALWAYS, FOCUS, KINDS, NARROW, PAGES, SEED, WALK, WIDE_IN
 
 #: Kinds that are in every walk; what was begun must be finished.
 NEVER_OUT = ("access", "store", "finish")
@@ -48,7 +49,7 @@ def begin_walk(work):
     work[NARROW] = many_bits(work)
     work[WALK] = draw(work, 1 << 16)
     work[FOCUS] = 1 << draw(work, n_pages) | 1 << draw(work, n_pages) | 1 << draw(work, n_pages)
-    if not draw(work, 4):
+    if not draw(work, work[WIDE_IN]):
         work[FOCUS] = -1
 
 
@@ -98,7 +99,7 @@ def possible(vm, area, alphabet, at):
         return False
     if code == ops.VM_EXIT or code == ops.VMFUNC:
         return state.vcpu(vm, v).guest_mode != 0
-    if ops.VM_ENTRY <= code <= ops.INVVPID:
+    if ops.VM_ENTRY <= code <= ops.LEVELS:
         return not state.vcpu(vm, v).guest_mode
     if code == ops.ENTER:
         return not state.vcpu(vm, v).in_guest

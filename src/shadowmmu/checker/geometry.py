@@ -103,6 +103,8 @@ class Machine:
     #: Rules that the machine needs otherwise than the kernel's default: module parameters.
     parameters: tuple = ()
     prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
+    #: One walk in so many is about no pages in particular (choice).
+    wide_in: int = 4
     #: Kind of operation -> how often it is drawn, where the machine needs others than WEIGHTS.
     more: tuple = ()
     #: Nested paging: `npt` (L1 is an SVM hypervisor, its nested tables have the format of its own paging mode) or `ept`; then the
@@ -135,13 +137,12 @@ class Machine:
         """gfn -> entries of the guest's tables at the start (with nested paging: of the nested tables, and L1's own)."""
         if not self.nested:
             return self.guest_tables()
-        levels = 3 if not self.efer & EFER_LMA else 5 if self.cr4 & CR4_LA57 else 4
         t = nested_tables.ept_tables(self.edits, self.nested_levels) if self.nested == "ept" else self.guest_tables()
         if self.l2_paging:
             t |= nested_tables.l2_tables()
         if self.is_nested_pae:
             t = nested_tables.pae_roots(t)
-        return t | nested_tables.l1_tables(levels, self.entry_bytes)
+        return t | nested_tables.l1_tables(self.efer & EFER_LMA != 0, self.entry_bytes)
 
     @property
     def is_nested_pae(self):
@@ -191,9 +192,11 @@ _EFER = EFER_LME | EFER_LMA | EFER_NX
 _PAGES = tuple(range(16))
 #: In `wide`: the tables, and what each of the sixteen leaf tables maps at its start or end.
 _WIDE = (0, 1, 2, 3, 4, 8, 12, 16, 19, 20, 23, 24, 28, 31, 35, 36, 40, 44, 48, 51, 52, 56, 60)
+#: Half of them beyond what two levels translate, by the second directory.
+_BY_BOTH = (0, 1, 2, 3, 4, 5, 8, 10, 12, 16, 17, 18, 19, 20, 21, 22, 23)
 _PAGES32 = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 24, 25, 28)
 
-_NESTED_PAGING = (("nested", 14), ("modes", 0), ("cr3", 0), ("host registers", 0))
+_NESTED_PAGING = (("nested", 14), ("emulated", 16), ("modes", 0), ("cr3", 0), ("host registers", 0))
 
 MACHINES = {m.name: m for m in (
     Machine("4-level", "64-bit paging", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES),
@@ -224,7 +227,7 @@ MACHINES = {m.name: m for m in (
             more=_NESTED_PAGING, nested="npt"),
     Machine("npt-5", "nested paging: a 64-bit SVM hypervisor on a host with five levels", 8, _CR0, L1_TABLES << 12, _LONG, _EFER,
             _PAGES, edits=PDPT, more=_NESTED_PAGING, nested="npt", tdp_level=5),
-    Machine("ept", "nested paging: a VMX hypervisor with EPT", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES, (0,), True,
+    Machine("ept", "nested paging: a VMX hypervisor with EPT", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _BY_BOTH, (0,), True,
             edits=PDPT, more=_NESTED_PAGING, nested="ept"),
     Machine("npt-pae-5", "nested paging: a PAE SVM hypervisor on a host with five levels", 8, _CR0, L1_TABLES << 12, CR4_PAE,
             EFER_NX, _PAGES, more=(*_NESTED_PAGING, ("upper", 0)), nested="npt", tdp_level=5),
@@ -237,7 +240,7 @@ MACHINES = {m.name: m for m in (
             (0,), True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
             quota=30, least_quota=16),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
-            edits=PDPT, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
+            edits=PDPT, wide_in=1, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
 
 

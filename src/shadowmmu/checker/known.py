@@ -178,7 +178,7 @@ v0 vm entry eptp(gfn=1, levels=4, ad) vpid=0
         "next VM entry (29.4.2), so what L1 then writes into the EPT entry needs no INVEPT on this CPU.  "
         "nested_ept_inject_page_fault() syncs what is unsync when the violation is injected; the entry that L1 writes afterwards "
         "makes the table unsync, VM entry syncs nothing, and L2 still uses the old frame.",
-        "an EPT violation removes nothing",
+        "an EPT violation leaves what the tables say at that moment",
         """machine ept
 v0 vm entry eptp(gfn=6, levels=4, ad) vpid=1
 v0 load 0xa0

@@ -15,7 +15,7 @@ from .breadth import SALT as BREADTH_SALT
 from .breadth import WORK_WORDS as BREADTH_WORDS
 from .focus import Focus
 from .random_walk import MAX_LENGTH, POOL
-from .work import ALWAYS, COVERED, END, FULLS, LENGTH, PAGES, POOLED, SALT, SEED, STEP, TABLE_FULL, WALK_WORDS
+from .work import ALWAYS, COVERED, END, FULLS, LENGTH, PAGES, POOLED, SALT, SEED, STEP, TABLE_FULL, WALK_WORDS, WIDE_IN
 
 
 class RandomWalk:
@@ -42,7 +42,7 @@ class RandomWalk:
         self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
         w = self.work
         w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
-        w[PAGES], w[ALWAYS] = len(arena.machine.pages), always
+        w[PAGES], w[ALWAYS], w[WIDE_IN] = len(arena.machine.pages), always, arena.machine.wide_in
         self.pool = arena.handle(2) if JIT else [arena.handle(2 + k) for k in range(POOL)]
 
     def step(self, budget):

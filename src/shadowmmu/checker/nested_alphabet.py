@@ -97,10 +97,14 @@ def emulated(m, v, small):
             out += [row(ops.STORE, v, at + i * size, value, size, flags)
                     for value in values[:5] for flags in (EMULATED, EMULATED | LOCKED, LOCKED)]
         out += [row(ops.STORE, v, at + where, value, n, flags) for flags in (EMULATED, 0)
-                for where, value, n in ((0, 0, 4), (4, 0, 4), (0, 5, 1), (size, 0, 1), (2, 0, 2), (3, 0, 1),
-                                        (size // 2, 0, size))]
-    out += [row(ops.STORE, v, gva, entry(DATA), size, EMULATED) for gva in m.gvas]
-    return out + [row(ops.LOAD, v, gva, 0, 0, EMULATED) for gva in m.gvas]
+                for where, value, n in ((4, 0, 4), (0, 5, 1), (size, 0, 1), (2, 0, 2), (3, 0, 1), (size // 2, 0, size))]
+        # the low half of an entry, as a 32-bit hypervisor writes it
+        out += [row(ops.STORE, v, at + i * size, value, 4, flags) for flags in (EMULATED, 0) for i in range(m.per_table)
+                for value in (0, values[0])]
+    # as often as all of these: any page
+    often = range(len(out) // (2 * len(m.gvas)))
+    out += [row(ops.STORE, v, gva, entry(DATA), size, EMULATED) for gva in m.gvas for _ in often]
+    return out + [row(ops.LOAD, v, gva, 0, 0, EMULATED) for gva in m.gvas for _ in often]
 
 
 def begun(m, v, small):
@@ -167,6 +171,8 @@ def registers(m, v, small):
         pse = CR4_PSE
         out += [row(ops.MOV_CR4, v, change) for change in (pse, pse | CR4_SMEP, pse | CR4_PGE, pse | CR4_SMAP, 0)]
         out += [row(ops.MOV_CR0, v, m.cr0 & ~CR0_PG)]
+    if m.efer & EFER_LMA and not m.l2_paging:
+        out += [row(ops.LEVELS, v, levels) for levels in ((4, 5, 5) if m.tdp_level == 5 and m.nested == "npt" else (2, 4))]
     out += [row(ops.WRMSR_EFER, v, (m.efer ^ change) & ~EFER_LMA) for change in (0, EFER_NX)]
     return out + [row(ops.MOV_CR0, v, m.cr0), row(ops.MOV_CR0, v, m.cr0 & ~CR0_WP)]
 

@@ -10,13 +10,13 @@ Registers of L1 while L2 runs stand in `vcpu.l1_*`, as in a VMCS or the saved VM
 """
 
 from .. import state
-from ..mmu import contexts, ept, inject
+from ..mmu import contexts, ept, inject, nested, roots
 from ..oracle import nested as oracle
 from ..oracle import tlb, walker
 from ..state import core
 from ..vm import invalidation, nested_guest, registers
-from ..x86.bits import CR0_ET, CR0_PE, CR0_PG, CR4_PAE, PFERR_RSVD
-from . import architecture, host_side, l2_paging, ops, verify
+from ..x86.bits import CR0_ET, CR0_PE, CR0_PG, CR4_LA57, CR4_PAE, CR4_PSE, EFER_LMA, EFER_LME, PFERR_RSVD
+from . import architecture, host_side, l2_paging, ops, places, verify
 from . import area as areas
 
 #: TLB_CONTROL of a VMCB -> the oracle's event.
@@ -144,8 +144,37 @@ def from_l1(vm, area, code, v, a, b, c):
     elif code == ops.INVVPID and not vcpu.is_amd and 0 <= a <= 2:
         nested_guest.invvpid(vm, vcpu, a == 0, c)
         architecture.nested_event(vm, area, v, oracle.INVVPID_ADDRESS + a, b, c)
+    elif code == ops.LEVELS and (a == 2 or a == 4 or a == 5 and vcpu.tdp_level == 5):
+        change_levels(vm, area, v, a)
     else:
         areas.skip(vm, area)
+
+
+@core
+def change_levels(vm, area, v, levels):
+    """Paging off, CR4, EFER, CR3, paging on: what decides on levels changes in no other way (APM vol. 2 5.3.1; SDM vol. 3 5.1.2).
+    What the CPU holds of L2 is under L2's tag, and none of this takes it."""
+    vcpu = state.vcpu(vm, v)
+    if not vcpu.is_amd:
+        # CR0.PG is fixed in VMX operation, and VMXOFF frees the roots (free_nested)
+        roots.free_roots(vm, state.context(vm, 3 * vcpu.id + nested.GUEST_MMU), roots.ALL)
+    cr0 = vcpu.cr0 + 0
+    cr4 = vcpu.cr4 & ~(CR4_PAE | CR4_LA57) | CR4_PSE
+    if levels > 2:
+        cr4 |= CR4_PAE
+    if levels == 5:
+        cr4 |= CR4_LA57
+    efer = vcpu.efer & ~(EFER_LME | EFER_LMA)
+    table = places.L1_TABLE32 + 0
+    if levels > 2:
+        efer |= EFER_LME
+        table = places.L1_TOP if levels == 5 else places.L1_TABLES
+    refused = registers.set_cr0(vm, vcpu, cr0 & ~CR0_PG)
+    refused = registers.set_cr4(vm, vcpu, cr4) or refused
+    refused = registers.set_efer(vm, vcpu, efer, False) or refused
+    refused = registers.set_cr3(vm, vcpu, table << 12) or refused
+    if registers.set_cr0(vm, vcpu, cr0) or refused:
+        areas.fail(vm, area, verify.DEAD, v, 0, -1, 0, 0)
 
 
 @core

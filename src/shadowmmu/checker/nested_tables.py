@@ -49,15 +49,17 @@ def pae_roots(t):
     return t
 
 
-def l1_tables(levels, entry_bytes):
-    """gfn -> entries of L1's own tables: everything at its own place."""
+def l1_tables(long_mode, entry_bytes):
+    """gfn -> entries of L1's own tables: everything at its own place.  A 64-bit
+    hypervisor has some for other modes, too: with five levels, and for 32-bit paging."""
     rights = FULL & ~U
     if entry_bytes == 4:
         return {L1_TABLES: [entry(8 * i, rights | PS) for i in range(2)]}
-    if levels == 3:
+    if not long_mode:
         return {L1_TABLES: [entry(L1_TABLES + 1, P)], L1_TABLES + 1: [entry(4 * i, rights | PS) for i in range(4)]}
-    chain = {L1_TABLES + i: [entry(L1_TABLES + i + 1, rights)] for i in range(levels - 3)}
-    return chain | {L1_TABLES + levels - 3: [entry(0, rights | PS)]}
+    large = [entry(8 * i, rights | PS) for i in range(2)]
+    return {L1_TABLES: [entry(L1_TABLES + 1, rights)], L1_TABLES + 1: [entry(0, rights | PS)],
+            places.L1_TOP: [entry(L1_TABLES, rights)], places.L1_TABLE32: [large[1] << 32 | large[0]]}
 
 
 def ept_tables(edits, levels):

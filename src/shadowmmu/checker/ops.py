@@ -30,10 +30,10 @@ from ..x86.bits import CR3_NOFLUSH, CR3_PCID_MASK, FRAME_MASK
 ROW_WORDS = 8
 
 (LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, SET_MSRS,
- SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, VMFUNC, ENTER, FINISH, HOST_WRITE,
+ SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, LEVELS, VMFUNC, ENTER, FINISH, HOST_WRITE,
  SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
  DIRTY_CLEAR, UNMAP, MIGRATE,
- AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(37)
+ AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(38)
 
 #: Flags of an access.
 USER, AC, BY_TLB, EMULATED, LOCKED, BEGIN = 1, 2, 4, 8, 16, 32
@@ -73,6 +73,8 @@ OPS = (
     Op(INVLPGA, "invlpga", "invlpga {x} asid={n}", "INVLPGA of L1"),
     Op(INVEPT, "invept", "invept {n} {t}", "INVEPT of L1, type 1 (one EPTP) or 2 (all)"),
     Op(INVVPID, "invvpid", "invvpid {n} vpid={n} {x}", "INVVPID of L1, type 0 (an address), 1 (a VPID) or 2 (all)"),
+    Op(LEVELS, "levels", "levels {n}", "L1 switches paging off and on again with its tables of 2 (32-bit paging), 4 or 5 levels; SVM: "
+       "so many has the nCR3 of its next VMRUN; VMX: it leaves VMX operation for that"),
     Op(VMFUNC, "vmfunc", "vmfunc {t}", "L2 takes another EPTP of L1's list"),
     Op(ENTER, "enter", "enter", "a vCPU that was kicked comes back"),
     Op(FINISH, "finish", "finish", "the rest of what this vCPU began"),

@@ -16,6 +16,8 @@ L1_TABLES, L1_PAGES = 16, 4
 #: PDPTEs of a PAE hypervisor's nested tables, which nobody edits: the manual does not say when a CPU reads them, nor what becomes
 #: of their reserved bits.
 PDPTES_A, PDPTES_B = 18, 19
+#: In the same places, of a 64-bit hypervisor: the fifth level of its tables, and its table for 32-bit paging.
+L1_TOP, L1_TABLE32 = 18, 19
 #: Where an L2 that pages itself has its page directory: at page 7 of its physical addresses, which is this gfn at the start.
 L2_TABLE, L2_ROOT = DATA + 3, 7
 

@@ -20,14 +20,16 @@ from ..mmu import memslots, roles
 from ..oracle import nested, tlb, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, host_side, invariants, known, l2_paging, tlb_model
+from . import architecture, follows, host_side, invariants, known, l2_paging, tlb_model
 from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
 INVARIANT = 100
 (TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
- NOT_REFUSED, TWO_SIZES, NESTED_EXIT) = range(1, 16)
+ NOT_REFUSED, TWO_SIZES, NESTED_EXIT, FOLLOWS) = range(1, 17)
 
+#: Exit qualification: what the EPT entries permitted together (SDM vol. 3 table 28-7).
+EPT_RIGHTS = 7 << 3
 #: Number in mmu/warn.py of the warning that `mmio-cache-warning` sets aside.
 CACHE_WARNING = 25
 
@@ -60,6 +62,8 @@ FAILURES = {
                   "access, or with another error code or exit qualification (APM vol. 2 15.25.6; SDM vol. 3 table 28-7)",
                   ("error code or qualification", "guest-physical address", "access")),
 }
+FAILURES[FOLLOWS] = ("follows", "a present entry of the shadow of a write-protected guest table is not what that table says, and nothing "
+                     "will correct it (checker/follows.py)", ("place of the entry", "", ""))
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.told(n), ("", "", ""))
              for n in range(1, invariants.COUNT + 1)}
@@ -235,8 +239,20 @@ def nested_fault(vm, area, v, gva, kind, address, error):
         permitted = address >> vm.page_shift == gva >> vm.page_shift and architecture.may_exit(vm, area, v, gva, kind, error)
     if not permitted and not excused(vm, area):
         areas.fail(vm, area, NESTED_EXIT, v, gva, error, address, kind)
-    if not state.vcpu(vm, v).is_amd and not areas.head(vm, area)[areas.ASIDE] & known.VIOLATION_KEEPS:
-        architecture.nested_event(vm, area, v, nested.EPT_VIOLATION, architecture.cpu_of(vm, area, v)[walker.TAG], gva)
+    if not state.vcpu(vm, v).is_amd and not error & nested.MISCONFIGURATION:
+        violated(vm, area, v, address, error)
+
+
+@core
+def violated(vm, area, v, address, error):
+    """What an EPT violation takes.  With `violation-keeps` set aside: nothing where the entry was not present (no right in the
+    exit qualification), else what is not in the tables at this moment."""
+    keeps = areas.head(vm, area)[areas.ASIDE] & known.VIOLATION_KEEPS
+    if keeps and not error & EPT_RIGHTS:
+        return
+    architecture.nested_event(vm, area, v, nested.EPT_VIOLATION, architecture.cpu_of(vm, area, v)[walker.TAG], address)
+    if keeps:
+        architecture.settle(vm, area)
 
 
 @core
@@ -287,9 +303,13 @@ def after_operation(vm, area):
 
 @core
 def structure(vm, area):
-    """Check 6: the number of the failure if an invariant does not hold, 0 if all do."""
+    """Checks 6 and 7: the number of the failure if an invariant does not hold or a shadow does not follow its table; else 0."""
     number = invariants.violated(vm)
     if number:
         areas.fail(vm, area, INVARIANT + number, -1, 0, 0, 0, 0)
         return INVARIANT + number
+    place = follows.differs(vm)
+    if place >= 0 and not areas.head(vm, area)[areas.UNTRACKED] and not excused(vm, area):
+        areas.fail(vm, area, FOLLOWS, -1, 0, place, 0, 0)
+        return FOLLOWS + 0
     return 0
