@@ -103,6 +103,8 @@ _BY_FAILURE = {
     verify.NOT_MMIO: Cause("SDM vol. 3 4.6", "the per-vCPU MMIO cache, MMIO sptes", "56f17dd3fbc4, b3e6212dea2e", "I8"),
     verify.NOT_REFUSED: Cause("SDM vol. 2, MOV to control registers", "kvm_set_cr3: bit 63 is taken off with CR4.PCIDE only",
                               "c19986fea873", "I8"),
+    verify.FOLLOWS: Cause("", "kvm_mmu_track_write, FNAME(gpte_changed): a write to a protected table takes its shadow away",
+                          "47c42e6b4192, f81602958c11, f7d9c7b7b902", "I8"),
 }
 _UNKNOWN = Cause("", "", "", "I8")
 

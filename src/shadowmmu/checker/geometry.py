@@ -192,8 +192,8 @@ _EFER = EFER_LME | EFER_LMA | EFER_NX
 _PAGES = tuple(range(16))
 #: In `wide`: the tables, and what each of the sixteen leaf tables maps at its start or end.
 _WIDE = (0, 1, 2, 3, 4, 8, 12, 16, 19, 20, 23, 24, 28, 31, 35, 36, 40, 44, 48, 51, 52, 56, 60)
-#: Half of them beyond what two levels translate, by the second directory.
-_BY_BOTH = (0, 1, 2, 3, 4, 5, 8, 10, 12, 16, 17, 18, 19, 20, 21, 22, 23)
+#: A third of them beyond what two levels translate, by the second directory.
+_BY_BOTH = tuple(range(24))
 _PAGES32 = (0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 16, 17, 24, 25, 28)
 
 _NESTED_PAGING = (("nested", 14), ("emulated", 16), ("modes", 0), ("cr3", 0), ("host registers", 0))

@@ -73,8 +73,8 @@ OPS = (
     Op(INVLPGA, "invlpga", "invlpga {x} asid={n}", "INVLPGA of L1"),
     Op(INVEPT, "invept", "invept {n} {t}", "INVEPT of L1, type 1 (one EPTP) or 2 (all)"),
     Op(INVVPID, "invvpid", "invvpid {n} vpid={n} {x}", "INVVPID of L1, type 0 (an address), 1 (a VPID) or 2 (all)"),
-    Op(LEVELS, "levels", "levels {n}", "L1 switches paging off and on again with its tables of 2 (32-bit paging), 4 or 5 levels; SVM: "
-       "so many has the nCR3 of its next VMRUN; VMX: it leaves VMX operation for that"),
+    Op(LEVELS, "levels", "levels {n}", "L1 switches paging off and on, with its tables of 2 (32-bit paging), 4 or 5 levels: "
+       "so many have the nested tables of its next VMRUN; on VMX it leaves VMX operation for that"),
     Op(VMFUNC, "vmfunc", "vmfunc {t}", "L2 takes another EPTP of L1's list"),
     Op(ENTER, "enter", "enter", "a vCPU that was kicked comes back"),
     Op(FINISH, "finish", "finish", "the rest of what this vCPU began"),

@@ -15,7 +15,6 @@ pool are saved, and the states are made anew from the traces.
 """
 
 from .. import state
-from ..mmu import counters
 from ..state import JIT, core
 from . import area as areas
 from . import choice, coverage, digest, execute, ops, step, verify
@@ -124,8 +123,7 @@ def wander(initial, current, pool, stride, area, words, alphabet, about, kinds, 
             failure = verify.structure(vm, area)
             if failure:
                 return failure
-            share = INTO_POOL >> 6 if vm.stat[counters.MMU_UNSYNC] else INTO_POOL + 0
-            if work[STEP] * 2 < MAX_LENGTH and not h[areas.TAINTED] and (choice.draw(work, share) == 0 or fresh):
+            if work[STEP] * 2 < MAX_LENGTH and not h[areas.TAINTED] and (choice.draw(work, INTO_POOL) == 0 or fresh):
                 keep(vm, pool, stride, words, work, trace, pool_trace, pool_depth)
     return 0
 

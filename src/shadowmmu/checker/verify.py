@@ -62,8 +62,8 @@ FAILURES = {
                   "access, or with another error code or exit qualification (APM vol. 2 15.25.6; SDM vol. 3 table 28-7)",
                   ("error code or qualification", "guest-physical address", "access")),
 }
-FAILURES[FOLLOWS] = ("follows", "a present entry of the shadow of a write-protected guest table is not what that table says, and nothing "
-                     "will correct it (checker/follows.py)", ("place of the entry", "", ""))
+FAILURES[FOLLOWS] = ("follows", "a present entry of the shadow of a write-protected guest table is not what that table says, and "
+                     "nothing will correct it (checker/follows.py)", ("place of the entry", "", ""))
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.told(n), ("", "", ""))
              for n in range(1, invariants.COUNT + 1)}

@@ -11,10 +11,10 @@ breaks:  -
 needs:   nested guest
 length:  -
 
-The address to invalidate was a gva_t, an unsigned long. Since EPT violations that KVM tells L1 invalidate a guest-physical address of L2
-in the shadow of L1's EPT, it may have more bits than that on a 32-bit host: another page was synchronised, and the entry
-that had caused the violation stayed as it was. The host here has 64 bits; only the width of gva_t is a 32-bit host's,
-which, as on a real one, are as many as two levels of tables translate.
+The address to invalidate was a gva_t, an unsigned long. Since EPT violations that KVM tells L1 invalidate a guest-physical
+address of L2 in the shadow of L1's EPT, it may have more bits than that on a 32-bit host: another page was synchronised, and
+the entry that had caused the violation stayed as it was. The host here has 64 bits; only the width of gva_t is a 32-bit
+host's, which, as on a real one, are as many as two levels of tables translate.
 
 Fix: u64.
 """
