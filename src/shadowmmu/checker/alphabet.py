@@ -108,8 +108,10 @@ def root_loads(m, v, small):
 
 def invalidations(m, v, small):
     """INVLPG, INVPCID."""
-    out = [row(ops.INVLPG, v, gva) for gva in m.gvas[:8 if small else None]]
-    return out + [row(ops.INVPCID, v, kind, pcid, m.gvas[3 + pcid]) for pcid in m.pcids for kind in range(4)]
+    # with two-dimensional paging the hardware does them, unless KVM emulates
+    hows = (0, EMULATED) if m.unshadowed else (0,)
+    out = [row(ops.INVLPG, v, gva, 0, 0, how) for gva in m.gvas[:8 if small else None] for how in hows]
+    return out + [row(ops.INVPCID, v, kind, pcid, m.gvas[3 + pcid], how) for pcid in m.pcids for kind in range(4) for how in hows]
 
 
 def registers(m, v, small):

@@ -86,7 +86,7 @@ def set_access(vm, area, v, cpl, ac):
     vcpu.cpl = cpl
     vcpu.ac = ac
     # what nested tables decide about is always a user access
-    cpu[walker.CPL] = 3 if state.rules(vm).tdp_enabled else cpl
+    cpu[walker.CPL] = 3 if areas.nested(vm, area) else cpl
     cpu[walker.AC] = ac
     if l2_paging.active(vm, area, v):
         l2_paging.set_access(vm, area, v, cpl, ac)
@@ -123,7 +123,7 @@ def frames(vm, area):
 @core
 def rights_now(vm, area, v):
     """Fill GUEST_RIGHTS and HARDWARE_RIGHTS from the registers."""
-    if state.rules(vm).tdp_enabled:
+    if areas.nested(vm, area):
         nested_rights_now(vm, area, v)
         return
     vcpu = state.vcpu(vm, v)
@@ -146,6 +146,9 @@ def rights_now(vm, area, v):
             access = kind | (PFERR_USER if level == 3 else 0)
             if not hardware.permission_error(vcpu, rights & 1 != 0, rights & 2 != 0, rights & 4 != 0, access):
                 real |= 1 << bit
+        if areas.head(vm, area)[areas.UNSHADOWED]:
+            # the CPU has the guest's own registers
+            real = allowed
         guest[rights] = allowed & ~WRITES
         guest[8 | rights] = allowed
         hard[rights] = real
@@ -203,7 +206,7 @@ def take_registers(vm, area, v):
     """CR0, CR3, CR4, EFER as the vCPU has them now; with nested paging, L1's nested tables while L2 runs, and none else."""
     vcpu = state.vcpu(vm, v)
     cpu = cpu_of(vm, area, v)
-    if state.rules(vm).tdp_enabled:
+    if areas.nested(vm, area):
         take_nested_tables(vm, cpu, vcpu)
         outdated(vm, area, v)
         return
@@ -258,7 +261,7 @@ def load_nested_pdptes(vm, area, v):
 def root_of(vm, area, v):
     """Where the tables begin that KVM shadows for this vCPU; -1 << 12: none can be without memory."""
     vcpu = state.vcpu(vm, v)
-    return vcpu.nested_pgd if state.rules(vm).tdp_enabled and vcpu.guest_mode else vcpu.cr3
+    return vcpu.nested_pgd if areas.nested(vm, area) and vcpu.guest_mode else vcpu.cr3
 
 
 @core
@@ -381,7 +384,7 @@ def settle(vm, area):
     for v in range(vm.n_vcpus):
         own = areas.part(vm, area, v, areas.TABLES)
         stale = h[areas.STALE] >> v & 1
-        if h[areas.ASIDE] & known.EPT_SHARED and state.rules(vm).tdp_enabled and not state.vcpu(vm, v).is_amd:
+        if h[areas.ASIDE] & known.EPT_SHARED and areas.nested(vm, area) and not state.vcpu(vm, v).is_amd:
             learn_cached_eptps(vm, area, v)
         paged = l2_paging.active(vm, area, v)
         if stale or changed & own[0] or changed and paged:

@@ -21,10 +21,12 @@ from ..state import core
 #: `host_side.taint`); ASIDE: deviations that are known and not looked for (`known`); UNTRACKED: vCPUs whose emulated write is
 #: in memory and not yet known to the MMU; HOST_CODE, HOST_A, HOST_B: what the host has begun (an operation's code and
 #: parameters; 0: nothing); KEPT: a vCPU has loaded CR3, or entered L2, without a flush: translations by two roots
-#: may meet under one tag; L2_CR0 ...: registers of an L2 that pages itself (l2_paging; 0: it does not).
+#: may meet under one tag; L2_CR0 ...: registers of an L2 that pages itself (l2_paging; 0: it does not);
+#: UNSHADOWED: the guest's own tables are nobody's shadow (`unshadowed`).
 (N_GVAS, LIMIT, FAIL, FAIL_VCPU, FAIL_GVA, FAIL_A, FAIL_B, FAIL_C, SKIPPED, OUTCOME, FULL, CHANGED, STALE,
- FREE_RAM, TAINTED, ASIDE, UNTRACKED, HOST_CODE, HOST_A, HOST_B, RIGHTS, KEPT, L2_CR0, L2_CR3, L2_CR4) = range(25)
-GVAS, MAX_GVAS = 25, 24
+ FREE_RAM, TAINTED, ASIDE, UNTRACKED, HOST_CODE, HOST_A, HOST_B, RIGHTS, KEPT, L2_CR0, L2_CR3, L2_CR4,
+ UNSHADOWED) = range(26)
+GVAS, MAX_GVAS = 26, 24
 FRAMES, GFNS = GVAS + MAX_GVAS, 32
 SNAPSHOT, MAX_RAM_WORDS = FRAMES + 2 * GFNS, 96
 OUT = SNAPSHOT + MAX_RAM_WORDS
@@ -65,6 +67,12 @@ def words(vcpus):
 def head(vm, area):
     """The area's words from its start."""
     return state.words(vm, area)
+
+
+@core
+def nested(vm, area):
+    """Is this a machine with nested paging: a hypervisor on the direct MMU, whose tables for its guest are shadowed?"""
+    return state.rules(vm).tdp_enabled != 0 and not head(vm, area)[UNSHADOWED]
 
 
 @core

@@ -19,7 +19,7 @@ from ..mmu import contexts, faults, inject, memslots, reclaim, roots, walk, zap
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers, two_dimensional
 from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
-from . import architecture, host_side, known, l2_paging, nested_execute, ops, tlb_model, verify
+from . import architecture, host_side, known, l2_paging, nested_execute, ops, tlb_model, unshadowed, verify
 from . import area as areas
 
 #: PENDING: first word, and the places of the others.
@@ -160,7 +160,7 @@ def reach_lock(vm, area, v, gva, kind, value, size, flags):
     """Make the hardware reach `gva` as operations.reach does, but stop where the first fault needs mmu_lock (AT_LOCK)."""
     vcpu = state.vcpu(vm, v)
     address = gva
-    if nested_execute.has(vm):
+    if state.rules(vm).tdp_enabled:
         result = operations.hardware_walk(vm, vcpu, gva, kind)
         if result == two_dimensional.OK:
             return state.hw_walk(vm).hpa - (vm.ram_pfn << vm.page_shift)
@@ -199,7 +199,7 @@ def after_fault(vm, vcpu, gva, kind, verdict):
 def access(vm, area, v, gva, kind, value, size, flags):
     """A guest access within one page: done, and checked."""
     vcpu = state.vcpu(vm, v)
-    if nested_execute.has(vm):
+    if areas.nested(vm, area):
         if nested_execute.out_of_reach(vm, area, v, gva):
             areas.skip(vm, area)
             return
@@ -209,6 +209,9 @@ def access(vm, area, v, gva, kind, value, size, flags):
     architecture.set_access(vm, area, v, 3 if flags & ops.USER else 0, 1 if flags & ops.AC else 0)
     architecture.walk_before(vm, area, v, gva, kind)
     if flags & ops.BY_TLB:
+        if areas.head(vm, area)[areas.UNSHADOWED]:
+            areas.skip(vm, area)
+            return
         at = by_tlb(vm, area, v, gva, kind | (PFERR_USER if flags & ops.USER else 0))
         if at < 0:
             areas.skip(vm, area)
@@ -235,6 +238,8 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
     if at == operations.FAULTED and l2_paging.active(vm, area, v):
         # a #PF that the hardware itself delivered
         l2_paging.flush_address(vm, area, v, gva)
+    elif at == operations.FAULTED and h[areas.UNSHADOWED]:
+        unshadowed.drop(vm, area, v, -1, gva)
     if at == operations.EMULATED:
         at = emulate(vm, area, v, gva, kind, value, size, flags)
         h[areas.OUTCOME] = at
@@ -324,6 +329,9 @@ def foreign_pages(vm, area, code, vcpu, a, c, d):
 def instruction(vm, area, code, v, a, b, c, d):
     """A guest instruction that exits, or what the host does to this vCPU."""
     vcpu = state.vcpu(vm, v)
+    if areas.head(vm, area)[areas.UNSHADOWED] and unshadowed.by_hardware(code, d):
+        unshadowed.instruction(vm, area, code, v, a, b, c)
+        return
     if vcpu.guest_mode and (code == ops.SMM_ENTER or code == ops.INIT or ops.SET_SREGS <= code <= ops.SET_CPUID):
         # these make L2 exit first, which is L1's business
         areas.skip(vm, area)
@@ -466,7 +474,7 @@ def from_vcpu(vm, area, code, v, op, at):
             access(vm, area, v, op[at + 2], PFERR_FETCH, 0, 1, op[at + 5])
         elif code == ops.STORE:
             access(vm, area, v, op[at + 2], PFERR_WRITE, op[at + 3], op[at + 4], op[at + 5])
-        elif nested_execute.has(vm) and code != ops.ENTER:
+        elif areas.nested(vm, area) and code != ops.ENTER:
             nested_execute.instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
         elif code != ops.ENTER:
             instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])

@@ -112,6 +112,8 @@ class Machine:
     nested: str = ""
     mmu: str = "tdp"
     l2_paging: bool = False
+    #: A plain guest on a host with two-dimensional paging (unshadowed).
+    unshadowed: bool = False
     tdp_level: int = 4
     nested_levels: int = 4
 
@@ -239,6 +241,10 @@ MACHINES = {m.name: m for m in (
     Machine("ept-l2", "nested paging: a VMX hypervisor, whose guest pages, too", 8, _CR0, L1_TABLES << 12, _LONG, _EFER, _PAGES,
             (0,), True, edits=PDPT, more=(*_NESTED_PAGING, ("cr3", 6), ("flush", 10)), nested="ept", l2_paging=True,
             quota=30, least_quota=16),
+    Machine("tdp", "two-dimensional paging: a 64-bit guest with PCIDs on the TDP MMU", 8, _CR0, ROOT_A << 12,
+            _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES, (0, 1, 2), unshadowed=True, more=(("cr3", 14), ("registers", 8))),
+    Machine("tdp-legacy", "the same on the legacy direct MMU", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES,
+            (0, 1, 2), unshadowed=True, mmu="tdp-legacy", more=(("cr3", 14), ("registers", 8))),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, wide_in=1, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
@@ -247,7 +253,7 @@ MACHINES = {m.name: m for m in (
 def build(machine, rules, vcpus):
     """A `Vm` in the machine's initial state (no area)."""
     values = rules if isinstance(rules, dict) else rule_sets.RULES[rules]
-    vm = Vm(0, rules=values | dict(machine.parameters), mmu=machine.mmu if machine.nested else "shadow",
+    vm = Vm(0, rules=values | dict(machine.parameters), mmu=machine.mmu if machine.nested or machine.unshadowed else "shadow",
             config=machine.config(vcpus), record=0)
     vm.add_memslot(0, 0, machine.slot_pages * PAGE, 0)
     if machine.slot_pages == 12:
@@ -307,6 +313,7 @@ class Arena:
                 setattr(interpreted.rules(self.view(0)), deviation.aside.name, 1)
         if machine.l2_paging:
             table[areas.L2_CR0], table[areas.L2_CR3], table[areas.L2_CR4] = nested_tables.L2_REGISTERS
+        table[areas.UNSHADOWED] = machine.unshadowed
         table[areas.N_GVAS] = len(machine.pages)
         table[areas.LIMIT] = (max(machine.pages) + 1) * PAGE
         for i, gva in enumerate(machine.gvas):

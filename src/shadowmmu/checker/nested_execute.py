@@ -24,12 +24,6 @@ FLUSHES = (oracle.VMRUN, oracle.VMRUN_FLUSH_ALL, oracle.VMRUN, oracle.VMRUN_FLUS
 
 
 @core
-def has(vm):
-    """Is this a machine with nested paging?"""
-    return state.rules(vm).tdp_enabled != 0
-
-
-@core
 def out_of_reach(vm, area, v, gva):
     """L1 has everything at its own place, and nothing beyond."""
     return not state.vcpu(vm, v).guest_mode and gva >= 16 << vm.page_shift

@@ -58,7 +58,7 @@ OPS = (
     Op(WRMSR_EFER, "wrmsr efer", "wrmsr efer = {e}", "WRMSR EFER"),
     Op(INVLPG, "invlpg", "invlpg {x}{_}{_}{f}", "INVLPG; `emulated`: by KVM, where the hardware "
        "does it by itself"),
-    Op(INVPCID, "invpcid", "invpcid {n} pcid={n} {x}", "INVPCID of type 0..3"),
+    Op(INVPCID, "invpcid", "invpcid {n} pcid={n} {x}{f}", "INVPCID of type 0..3; `emulated` as above"),
     Op(SMM_ENTER, "smm enter", "smm enter", "SMI, as far as the MMU notices"),
     Op(SMM_LEAVE, "smm leave", "smm leave", "RSM"),
     Op(INIT, "init", "init", "INIT"),

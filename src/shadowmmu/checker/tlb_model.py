@@ -20,7 +20,7 @@ from .. import state
 from ..mmu import geometry, roles, sptes, warn
 from ..state import core
 from ..vm import hardware, two_dimensional
-from ..x86.bits import CR3_PCID_MASK, FRAME_MASK, FRAME_SHIFT, NX, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
+from ..x86.bits import CR3_PCID_MASK, CR4_PCIDE, FRAME_MASK, FRAME_SHIFT, NX, PT_DIRTY, PT_PRESENT, PT_USER, PT_WRITABLE
 from . import area as areas
 from . import l2_paging
 
@@ -69,9 +69,11 @@ def clear(held):
 
 
 @core
-def current_pcid(vm, vcpu):
+def current_pcid(vm, area, vcpu):
     """PCID in hardware CR3.  With nested paging, rows are guest-physical: under AMD's ASID, which L1 and L2 share, or Intel's
     EP4TA, the root's frame."""
+    if areas.head(vm, area)[areas.UNSHADOWED]:
+        return vcpu.cr3 & CR3_PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
     if state.rules(vm).tdp_enabled:
         return 0 if vcpu.is_amd else geometry.entry_frame(vcpu.hw_root) - vm.shadow_pfn
     if roles.level(state.context(vm, vcpu.mmu).root_role) < 4:
@@ -80,12 +82,18 @@ def current_pcid(vm, vcpu):
 
 
 @core
+def pcid_of(name):
+    """PCID of a row (above it: `unshadowed`)."""
+    return name >> PCID_SHIFT & CR3_PCID_MASK
+
+
+@core
 def obey(vm, area, vcpu, held):
     """At an entry: do the flushes that the MMU asked for."""
     l2_paging.obey(vm, area, vcpu)
     if vcpu.hw_flush:
         clear(held)
-    elif not state.rules(vm).tdp_enabled:
+    elif not areas.nested(vm, area):
         # (INVLPGA and INVVPID promise nothing about guest-physical rows)
         if vcpu.hw_flush_count:
             held[LAST_ROOT] = 0
@@ -155,7 +163,7 @@ def sample(vm, area, v):
         return False
     held[LAST_ROOT] = vcpu.hw_root
     held[LAST_SUM] = total
-    pcid = current_pcid(vm, vcpu)
+    pcid = current_pcid(vm, area, vcpu)
     level = roles.level(state.context(vm, vcpu.mmu).root_role)
     if state.rules(vm).tdp_enabled:
         level = two_dimensional.levels_of(vm, vcpu)
@@ -165,7 +173,7 @@ def sample(vm, area, v):
     while i < held[COUNT]:
         at = ROWS + i * ROW_WORDS
         name = held[at]
-        if name & KIND and name >> PCID_SHIFT == pcid:
+        if name & KIND and pcid_of(name) == pcid:
             expand(vm, area, held, pcid, name & LEVEL, held[at + 1], held[at + 2])
         i += 1
     return True
@@ -177,11 +185,11 @@ def find(vm, area, v, gva, access):
     was held first; -1 for none."""
     vcpu = state.vcpu(vm, v)
     held = areas.part(vm, area, v, areas.HELD)
-    pcid = current_pcid(vm, vcpu)
+    pcid = current_pcid(vm, area, vcpu)
     for i in range(held[COUNT]):
         at = ROWS + i * ROW_WORDS
         name = held[at]
-        if name & KIND or name >> PCID_SHIFT != pcid:
+        if name & KIND or pcid_of(name) != pcid:
             continue
         size = geometry.pages_per_hpage(vm, name & LEVEL) << vm.page_shift
         value = held[at + 2]

@@ -20,7 +20,7 @@ from ..mmu import memslots, roles
 from ..oracle import nested, tlb, walker
 from ..state import core
 from ..x86.bits import NX, PT_USER, PT_WRITABLE
-from . import architecture, follows, host_side, invariants, known, l2_paging, tlb_model
+from . import architecture, follows, host_side, invariants, known, l2_paging, tlb_model, unshadowed
 from . import area as areas
 
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
@@ -142,13 +142,13 @@ def translations(vm, area, v):
     vcpu = state.vcpu(vm, v)
     held = areas.part(vm, area, v, areas.HELD)
     hard = areas.part(vm, area, v, areas.HARDWARE_RIGHTS)
-    pcid = tlb_model.current_pcid(vm, vcpu)
+    pcid = tlb_model.current_pcid(vm, area, vcpu)
     small = 0
     large = 0
     for k in range(held[tlb_model.COUNT]):
         at = tlb_model.ROWS + k * tlb_model.ROW_WORDS
         name = held[at]
-        if name & tlb_model.KIND or name >> tlb_model.PCID_SHIFT != pcid:
+        if name & tlb_model.KIND or tlb_model.pcid_of(name) != pcid:
             continue
         value = held[at + 2]
         rights = 1 if value & PT_WRITABLE else 0
@@ -288,7 +288,7 @@ def after_operation(vm, area):
     for v in range(vm.n_vcpus):
         if not state.vcpu(vm, v).in_guest:
             continue
-        new = tlb_model.sample(vm, area, v)
+        new = unshadowed.sample(vm, area, v) if h[areas.UNSHADOWED] else tlb_model.sample(vm, area, v)
         if new or h[areas.CHANGED] >> v & 1 or h[areas.CHANGED] < 0:
             translations(vm, area, v)
             if l2_paging.active(vm, area, v):
