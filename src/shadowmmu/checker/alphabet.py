@@ -151,7 +151,7 @@ def host_registers(m, v, small):
     return [row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4, m.efer), row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4, m.efer),
             row(ops.SET_SREGS, v, m.cr0, root_b, m.cr4, m.efer), row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4 ^ CR4_SMEP, m.efer),
             row(ops.SET_MSRS, v, m.efer), row(ops.SET_MSRS, v, m.efer ^ EFER_NX), row(ops.SET_MSRS, v, m.efer ^ EFER_LME),
-            row(ops.SET_CPUID, v, 36), row(ops.SET_CPUID, v, 40)]
+            *(row(ops.SET_CPUID, v, bits) for bits in (() if m.unshadowed else (36, 40)))]
 
 
 def begun(m, v, small):

@@ -161,7 +161,7 @@ def reach_lock(vm, area, v, gva, kind, value, size, flags):
     vcpu = state.vcpu(vm, v)
     address = gva
     if state.rules(vm).tdp_enabled:
-        result = operations.hardware_walk(vm, vcpu, gva, kind)
+        result = operations.hardware_walk(vm, vcpu, gva, kind | (PFERR_USER if vcpu.cpl == 3 else 0))
         if result == two_dimensional.OK:
             return state.hw_walk(vm).hpa - (vm.ram_pfn << vm.page_shift)
         if result != two_dimensional.NESTED_FAULT:
@@ -239,7 +239,7 @@ def conclude(vm, area, v, gva, kind, value, size, flags, at):
         # a #PF that the hardware itself delivered
         l2_paging.flush_address(vm, area, v, gva)
     elif at == operations.FAULTED and h[areas.UNSHADOWED]:
-        unshadowed.drop(vm, area, v, -1, gva)
+        unshadowed.drop(vm, area, v, -1, gva, True)
     if at == operations.EMULATED:
         at = emulate(vm, area, v, gva, kind, value, size, flags)
         h[areas.OUTCOME] = at
@@ -387,9 +387,11 @@ def instruction(vm, area, code, v, a, b, c, d):
         invalidation.invlpg(vm, vcpu, a)
         architecture.event(vm, area, v, architecture.INVLPG, -1, a)
     elif code == ops.INVPCID:
+        other = areas.head(vm, area)[areas.UNSHADOWED] and a == invalidation.INVPCID_ADDRESS \
+            and b != tlb_model.current_pcid(vm, area, vcpu)
         if invalidation.invpcid(vm, vcpu, a, b, c):
             areas.skip(vm, area)
-        else:
+        elif not (other and areas.head(vm, area)[areas.ASIDE] & known.INVPCID_OTHER):
             architecture.event(vm, area, v, architecture.INVPCID_ADDRESS + a, b, c)
     elif code == ops.SMM_ENTER or code == ops.SMM_LEAVE:
         if vcpu.smm == (1 if code == ops.SMM_ENTER else 0):
@@ -478,5 +480,8 @@ def from_vcpu(vm, area, code, v, op, at):
             nested_execute.instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
         elif code != ops.ENTER:
             instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
+            if areas.head(vm, area)[areas.UNSHADOWED] and registers.is_pae_paging(state.vcpu(vm, v)):
+                # (whether the PDPTEs are registers or memory then, SVM and VMX say differently)
+                areas.head(vm, area)[areas.FULL] = 1
     if not areas.head(vm, area)[areas.FULL] and pending(vm, area, v)[KIND_OF_PENDING] == NOTHING:
         come_in(vm, area, v)

@@ -141,7 +141,7 @@ def held_rows(arena, copy, v, gva=None):
             continue
         kind = "walk to a table of" if name & tlb_model.KIND else "translation"
         frame = (value & FRAME_MASK) >> 12
-        out.append(f"pcid {name >> tlb_model.PCID_SHIFT} {kind} level {level} {address:#x} -> "
+        out.append(f"pcid {tlb_model.pcid_of(name)} {kind} level {level} {address:#x} -> "
                    f"{frame_text(arena, copy, frame)} {tables.rights(value)}")
     return sorted(out)
 

@@ -244,7 +244,7 @@ MACHINES = {m.name: m for m in (
     Machine("tdp", "two-dimensional paging: a 64-bit guest with PCIDs on the TDP MMU", 8, _CR0, ROOT_A << 12,
             _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES, (0, 1, 2), unshadowed=True, more=(("cr3", 14), ("registers", 8))),
     Machine("tdp-legacy", "the same on the legacy direct MMU", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES,
-            (0, 1, 2), unshadowed=True, mmu="tdp-legacy", more=(("cr3", 14), ("registers", 8))),
+            (0, 1, 2), unshadowed=True, mmu="tdp-legacy", quota=30, least_quota=16, more=(("cr3", 14), ("registers", 8))),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, wide_in=1, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}
@@ -276,6 +276,9 @@ def build(machine, rules, vcpus):
         cpu.record.tdp_level = machine.tdp_level
         # what nested tables have in bits 62:59 is nobody's protection key
         cpu.record.pkru = places.KEY_1_DENIED if machine.nested else 0
+        if machine.unshadowed:
+            # as on any host: not more than the direct MMU's tables translate
+            cpu.record.maxphyaddr = 12 + 2 * machine.tdp_level
         cpu.set_cpuid(pcid=True)
         cpu.set_sregs(cr0=machine.cr0, cr3=machine.cr3, cr4=machine.cr4, efer=machine.efer, cs_l=0)
     vm.set_nr_mmu_pages(machine.quota)

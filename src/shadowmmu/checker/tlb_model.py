@@ -29,6 +29,8 @@ ROW_WORDS = 3
 PAGE_ROW, TABLE_ROW = 0, 1 << 3
 KIND, LEVEL = 1 << 3, 7
 PCID_SHIFT = 4
+#: Level of the guest page that a row is a part of; 0: the row is the whole.
+WHOLE_SHIFT = 16
 
 
 @core
@@ -88,6 +90,13 @@ def pcid_of(name):
 
 
 @core
+def covers(vm, name, address, gva):
+    """Does an INVLPG of `gva` take this leaf?  Of a large page it takes every part (SDM vol. 3 4.10.2.3)."""
+    level = max(name & LEVEL, name >> WHOLE_SHIFT & 3)
+    return (address ^ gva) & -(geometry.pages_per_hpage(vm, level) << vm.page_shift) == 0
+
+
+@core
 def obey(vm, area, vcpu, held):
     """At an entry: do the flushes that the MMU asked for."""
     l2_paging.obey(vm, area, vcpu)
@@ -103,8 +112,7 @@ def obey(vm, area, vcpu, held):
             while i < held[COUNT]:
                 at = ROWS + i * ROW_WORDS
                 name = held[at]
-                size = geometry.pages_per_hpage(vm, name & LEVEL) << vm.page_shift
-                if not name & KIND and held[at + 1] == gva & -size:
+                if not name & KIND and covers(vm, name, held[at + 1] + 0, gva):
                     drop(held, i)
                 else:
                     i += 1

@@ -6,13 +6,15 @@
        what is permitted: oracle.tlb, as on any machine     what KVM keeps
 
     HELD    rows of tlb_model, made here from both kinds of tables as they are: linear page -> frame, the rights of both together
-            NAME has the PCID (bits 15:4) and the physical page (bits 20 and above)
+            NAME has the PCID, the level of the guest page, GLOBAL and the physical page; D: it may be written without a walk, for
+            both entries have D, and KVM's has W
             taken by   the guest's own MOV CR3, INVLPG, INVPCID, #PF: the hardware does them without an exit
                        KVM's flushes (tlb_model.obey): of what it changes in its tables, or does in the guest's place
 
 So what a search finds here is a flush that KVM owed, a frame that it should have taken away, or an emulated access that went
 another way than the hardware would.  The hardware's rows go where the manuals say so (SDM vol. 3 4.10.4.1, 29.4.3; APM vol. 2
-5.5, 15.16).  They are made while the guest is in long mode or does not page; in 32-bit and PAE paging (after INIT) none is.
+5.5, 15.16).  They are made while the guest is in long mode or does not page; in 32-bit paging (after INIT) none is, and PAE
+paging ends the walk.
 """
 
 from .. import state
@@ -25,13 +27,14 @@ from ..x86.bits import (
     CR3_PCID_MASK,
     CR4_LA57,
     CR4_PCIDE,
+    CR4_PGE,
     EFER_LMA,
-    EFER_NX,
     FRAME_MASK,
     FRAME_SHIFT,
     NX,
     PT_ACCESSED,
     PT_DIRTY,
+    PT_GLOBAL,
     PT_PAGE_SIZE,
     PT_PRESENT,
     PT_USER,
@@ -42,6 +45,8 @@ from . import area as areas
 
 #: Where NAME of a row has the guest-physical page.
 GFN_SHIFT = 20
+#: A global translation: kept by what takes one PCID's only (SDM vol. 3 4.10.2.4).
+GLOBAL = 1 << 18
 RIGHTS = PT_WRITABLE | PT_USER
 INVPCID_ADDRESS, INVPCID_SINGLE, INVPCID_ALL_WITH_GLOBAL, INVPCID_ALL = range(4)
 
@@ -54,6 +59,8 @@ def direct_entry(vm, vcpu, gfn):
     frame = geometry.entry_frame(vcpu.hw_root)
     level = two_dimensional.levels_of(vm, vcpu)
     rights = PT_WRITABLE + 0
+    if gfn >> (vm.level_bits * level):
+        return -1, 0, 0
     while geometry.is_table(vm, frame):
         spte = geometry.read_spte(vm, geometry.frame_sptep(vm, frame) + geometry.index(vm, gfn << vm.page_shift, level))
         if not spte & PT_PRESENT or spte & sptes.MMIO_MASK == sptes.MMIO_VALUE:
@@ -69,32 +76,30 @@ def direct_entry(vm, vcpu, gfn):
 
 @core
 def guest_leaf(vm, vcpu, gva):
-    """The walk of the guest's tables that a CPU may have done: (guest-physical page, W, U, NX and D), page -1 where an entry is
-    absent, not marked as accessed, or out of reach."""
+    """The walk of the guest's tables that a CPU may have done: (guest-physical page, W, U, NX, D and G, level of the leaf), page
+    -1 where an entry is absent, not marked as accessed, or out of reach."""
     if not vcpu.cr0 & CR0_PG:
-        return gva >> vm.page_shift, RIGHTS | PT_DIRTY
+        return gva >> vm.page_shift, RIGHTS | PT_DIRTY, 1
     if not vcpu.efer & EFER_LMA:
-        return -1, 0
+        return -1, 0, 0
     gfn = (vcpu.cr3 & FRAME_MASK) >> FRAME_SHIFT
     level = 5 if vcpu.cr4 & CR4_LA57 else 4
     rights = RIGHTS + 0
     while True:
         frame, _, _ = direct_entry(vm, vcpu, gfn)
         if frame < 0:
-            return -1, 0
+            return -1, 0, 0
         at = ((frame - vm.ram_pfn) << (vm.page_shift - 3)) + geometry.index(vm, gva, level)
         entry = state.words(vm, vm.ram)[at]
         large = entry & PT_PAGE_SIZE != 0 and level > 1
-        reserved = FRAME_MASK & -(1 << vcpu.maxphyaddr) | (0 if vcpu.efer & EFER_NX else NX)
-        if large:
-            reserved |= (geometry.pages_per_hpage(vm, level) - 1) << FRAME_SHIFT & ~(1 << 12)
-        if not entry & PT_PRESENT or not entry & PT_ACCESSED or entry & reserved or large and level > 3:
-            return -1, 0
+        reserved = two_dimensional.reserved_bits(vm, vcpu, state.hw_walk(vm), level, 8, large and level <= 3)
+        if not entry & PT_PRESENT or not entry & PT_ACCESSED or entry & reserved:
+            return -1, 0, 0
         rights = rights & entry & RIGHTS | (rights | entry) & NX
         gfn = (entry & FRAME_MASK) >> FRAME_SHIFT
         if level == 1 or large:
             pages = geometry.pages_per_hpage(vm, level)
-            return gfn & -pages | gva >> vm.page_shift & (pages - 1), rights | entry & PT_DIRTY
+            return gfn & -pages | gva >> vm.page_shift & (pages - 1), rights | entry & (PT_DIRTY | PT_GLOBAL), level
         level -= 1
 
 
@@ -118,21 +123,24 @@ def sample(vm, area, v):
         return False
     held[tlb_model.LAST_ROOT] = vcpu.hw_root
     held[tlb_model.LAST_SUM] = total
+    two_dimensional.load_registers(vm, vcpu, state.hw_walk(vm))
     h = areas.head(vm, area)
     pcid = current_pcid(vcpu)
     for i in range(h[areas.N_GVAS]):
         gva = h[areas.GVAS + i] + 0
-        gfn, rights = guest_leaf(vm, vcpu, gva)
+        gfn, rights, level = guest_leaf(vm, vcpu, gva)
         if gfn < 0:
             continue
         frame, outer, dirty = direct_entry(vm, vcpu, gfn)
         if frame < 0:
             continue
-        if not rights & PT_DIRTY or not outer & PT_WRITABLE or not dirty:
-            # the first write goes through the tables
-            rights &= ~(PT_WRITABLE | PT_DIRTY)
-        tlb_model.hold(vm, area, held, gfn << GFN_SHIFT | pcid << tlb_model.PCID_SHIFT | 1, gva,
-                       frame << FRAME_SHIFT | rights | outer & NX)
+        if not outer & PT_WRITABLE or not dirty:
+            rights &= ~PT_DIRTY
+        if rights & PT_GLOBAL and vcpu.cr4 & CR4_PGE:
+            level |= GLOBAL >> tlb_model.WHOLE_SHIFT
+        rights &= ~PT_GLOBAL
+        name = gfn << GFN_SHIFT | level << tlb_model.WHOLE_SHIFT | pcid << tlb_model.PCID_SHIFT | 1
+        tlb_model.hold(vm, area, held, name, gva, frame << FRAME_SHIFT | rights | outer & NX)
     return True
 
 
@@ -143,15 +151,17 @@ def current_pcid(vcpu):
 
 
 @core
-def drop(vm, area, v, pcid, gva):
-    """The hardware forgets: of one PCID (-1: of all), one linear page (-1: all)."""
+def drop(vm, area, v, pcid, gva, globals_go):
+    """The hardware forgets: of one PCID (-1: of all), one linear page (-1: all).  globals_go: global ones of every PCID, too; if
+    not, they stay."""
     held = areas.part(vm, area, v, areas.HELD)
-    page = gva if gva < 0 else gva & -(1 << vm.page_shift)
     held[tlb_model.LAST_ROOT] = 0
     i = 0
     while i < held[tlb_model.COUNT]:
         at = tlb_model.ROWS + i * tlb_model.ROW_WORDS
-        if (pcid < 0 or held[at] >> tlb_model.PCID_SHIFT & CR3_PCID_MASK == pcid) and (page < 0 or held[at + 1] == page):
+        name = held[at] + 0
+        goes = globals_go if name & GLOBAL else pcid < 0 or tlb_model.pcid_of(name) == pcid
+        if goes and (gva < 0 or tlb_model.covers(vm, name, held[at + 1] + 0, gva)):
             tlb_model.drop(held, i)
         else:
             i += 1
@@ -179,16 +189,16 @@ def instruction(vm, area, code, v, a, b, c):
         if keep:
             areas.head(vm, area)[areas.KEPT] = 1
         else:
-            drop(vm, area, v, current_pcid(vcpu), -1)
+            drop(vm, area, v, current_pcid(vcpu), -1, False)
         architecture.cr3_written(vm, area, v, a)
     elif code == ops.INVLPG:
-        drop(vm, area, v, pcid, a)
+        drop(vm, area, v, pcid, a, True)
         architecture.event(vm, area, v, architecture.INVLPG, -1, a)
     elif a < 0 or a > INVPCID_ALL or a <= INVPCID_SINGLE and b and not vcpu.cr4 & CR4_PCIDE:
         # #GP(0)
         areas.skip(vm, area)
         return
     else:
-        drop(vm, area, v, b if a <= INVPCID_SINGLE else -1, c if a == INVPCID_ADDRESS else -1)
+        drop(vm, area, v, b if a <= INVPCID_SINGLE else -1, c if a == INVPCID_ADDRESS else -1, a == INVPCID_ALL_WITH_GLOBAL)
         architecture.event(vm, area, v, architecture.INVPCID_ADDRESS + a, b, c)
     host_side.look_at_host(vm, area)

@@ -19,7 +19,7 @@ from .. import state
 from ..mmu import memslots, roles
 from ..oracle import nested, tlb, walker
 from ..state import core
-from ..x86.bits import NX, PT_USER, PT_WRITABLE
+from ..x86.bits import NX, PT_DIRTY, PT_USER, PT_WRITABLE
 from . import architecture, follows, host_side, invariants, known, l2_paging, tlb_model, unshadowed
 from . import area as areas
 
@@ -157,6 +157,11 @@ def translations(vm, area, v):
         if value & NX:
             rights |= 4
         real = hard[rights] + 0
+        writable = value & PT_WRITABLE != 0
+        if h[areas.UNSHADOWED]:
+            writable = value & PT_DIRTY != 0
+            if not writable:
+                real &= ~architecture.WRITES
         if not real:
             continue
         size = (1 << (vm.level_bits * ((name & tlb_model.LEVEL) - 1))) << vm.page_shift
@@ -174,7 +179,7 @@ def translations(vm, area, v):
                 allowed |= architecture.accesses_by_rows(vm, area, v, gva, frame)
                 if real & ~allowed and not excused(vm, area):
                     areas.fail(vm, area, TRANSLATION, v, gva, frame, real, allowed)
-            host_page(vm, area, v, gva, frame, value & PT_WRITABLE != 0)
+            host_page(vm, area, v, gva, frame, writable)
     if small & large and not h[areas.KEPT]:
         areas.fail(vm, area, TWO_SIZES, v, 0, small & large, 0, 0)
 

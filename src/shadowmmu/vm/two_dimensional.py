@@ -42,6 +42,7 @@ from ..x86.bits import (
     PKEY_SHIFT,
     PT_ACCESSED,
     PT_DIRTY,
+    PT_GLOBAL,
     PT_PAGE_SIZE,
     PT_PRESENT,
     PT_USER,
@@ -177,8 +178,8 @@ def guest_fault(h, gva, kind, who, error):
 
 
 @core
-def reserved_bits(vm, h, level, size, large):
-    """Bits that must be zero in a guest entry of `level` (APM vol. 2 5.3; only what this CPU checks)."""
+def reserved_bits(vm, vcpu, h, level, size, large):
+    """Bits that must be zero in a guest entry of `level` (APM vol. 2 5.3; SDM vol. 3 4.5.4; only what this CPU checks)."""
     if size == 4:
         # with PSE-36 only bit 21; small machines have none, and a frame that is not aligned
         return 0 if not large else 1 << 21 if vm.level_bits == 9 else (1 << (13 + vm.level_bits)) - (1 << 13)
@@ -192,8 +193,11 @@ def reserved_bits(vm, h, level, size, large):
             mask |= NX
     if large:
         mask |= (geometry.pages_per_hpage(vm, level) - 1) << FRAME_SHIFT & ~(1 << 12)
+        if level == 3 and not vcpu.has_gbpages:
+            mask |= PT_PAGE_SIZE
     elif level >= 4:
-        mask |= PT_PAGE_SIZE
+        # APM figures 5-19, 5-20: bit 8, too
+        mask |= PT_PAGE_SIZE | (PT_GLOBAL if vcpu.is_amd else 0)
     return mask
 
 
@@ -271,7 +275,7 @@ def walk(vm, vcpu, h, gva, kind, who):
             return guest_fault(h, gva, kind, who, 0)
         pdpte = top == 3 and level == 3
         large = entry & PT_PAGE_SIZE != 0 and not pdpte and (level == 3 or level == 2 and (size == 8 or h.cr4 & CR4_PSE != 0))
-        if entry & reserved_bits(vm, h, level, size, large):
+        if entry & reserved_bits(vm, vcpu, h, level, size, large):
             return guest_fault(h, gva, kind, who, PFERR_RSVD)
         if not pdpte:
             w = w and entry & PT_WRITABLE != 0
