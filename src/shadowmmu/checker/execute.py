@@ -455,6 +455,8 @@ def perform(vm, area, op, at):
         host_side.from_host(vm, area, code, op[at + 2], op[at + 3], op[at + 4], op[at + 5], op[at + 6])
     else:
         from_vcpu(vm, area, code, op[at + 1], op, at)
+    if vm.range_count:
+        unshadowed.flush_ranges(vm, area)
     if not h[areas.FULL]:
         host_side.look_at_host(vm, area)
         verify.after_operation(vm, area)

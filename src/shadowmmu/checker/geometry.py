@@ -245,6 +245,10 @@ MACHINES = {m.name: m for m in (
             _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES, (0, 1, 2), unshadowed=True, more=(("cr3", 14), ("registers", 8))),
     Machine("tdp-legacy", "the same on the legacy direct MMU", 8, _CR0, ROOT_A << 12, _LONG | CR4_PCIDE | CR4_PGE, _EFER, _PAGES,
             (0, 1, 2), unshadowed=True, mmu="tdp-legacy", quota=30, least_quota=16, more=(("cr3", 14), ("registers", 8))),
+    Machine("tdp-hyperv", "the same with large pages, and KVM a guest of Hyper-V", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES,
+            unshadowed=True, mmu="tdp-legacy", quota=30, least_quota=16, host_level=3, slot_pages=16,
+            parameters=(("hyperv_flush", 1),),
+            more=(("dirty", 12), ("memory", 12), ("cr3", 3), ("registers", 1), ("begin", 2))),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, wide_in=1, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}

@@ -167,6 +167,29 @@ def drop(vm, area, v, pcid, gva, globals_go):
             i += 1
 
 
+@core
+def flush_ranges(vm, area):
+    """Hyper-V's flushes by range: every CPU forgets what leads to these guest-physical pages (a flush by range takes
+    translations of the nested tables and what was made of them)."""
+    for v in range(vm.n_vcpus):
+        held = areas.part(vm, area, v, areas.HELD)
+        i = 0
+        while i < held[tlb_model.COUNT]:
+            gfn = held[tlb_model.ROWS + i * tlb_model.ROW_WORDS] >> GFN_SHIFT
+            goes = False
+            for k in range(vm.range_count):
+                goes = goes or vm.range_gfn[k] <= gfn < vm.range_gfn[k] + vm.range_pages[k]
+            if goes:
+                tlb_model.drop(held, i)
+                held[tlb_model.LAST_ROOT] = 0
+            else:
+                i += 1
+    for k in range(vm.range_count):
+        vm.range_gfn[k] = 0
+        vm.range_pages[k] = 0
+    vm.range_count = 0
+
+
 # ---- what the guest does without an exit
 
 @core

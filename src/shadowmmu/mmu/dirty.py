@@ -199,7 +199,10 @@ def recover_huge_pages(vm, i):
                 if sptep < 0:
                     break
                 rmap.drop_spte(vm, sptep)
-                flushing = True
+                if state.rules(vm).hyperv_flush:
+                    flush.remote_tlbs_sptep(vm, sptep)
+                else:
+                    flushing = True
     if flushing:
         flush.remote_tlbs(vm)
     tdp_ranges.recover_huge_pages(vm, i)

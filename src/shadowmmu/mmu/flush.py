@@ -6,13 +6,16 @@
     mov cr3        ------------> MMU_SYNC, TLB_FLUSH_CURRENT
     invlpg         ------------> (at once)            --> hardware forgets one address
 
+On Hyper-V a range of guest-physical pages is flushed on all CPUs at once, without a request: it stands in `vm.range_gfn` and
+`range_pages` until the hardware has seen it.
+
 What the hardware has to do stands in `vcpu.hw_flush` (everything) and `hw_flush_gva` (single addresses); the engine
 does it and clears it.  On a host whose VMRUN and #VMEXIT flush, both are empty gestures.
 """
 
 from .. import state
-from ..state import core
-from . import counters
+from ..state import core, layout
+from . import counters, geometry, roles
 
 # KVM_REQ_*: bits of vcpu.requests
 REQ_FREE_OBSOLETE_ROOTS, REQ_MMU_SYNC, REQ_LOAD_MMU_PGD = 1, 2, 4
@@ -44,15 +47,36 @@ def remote_tlbs(vm):
 
 
 @core
+def remote_tlbs_range(vm, gfn, pages):
+    """kvm_flush_remote_tlbs_range: on Hyper-V a hypercall that is done when it returns (hv_flush_remote_tlbs_range); elsewhere
+    everything."""
+    if not state.rules(vm).hyperv_flush or vm.range_count == layout.MAX_RANGES:
+        remote_tlbs(vm)
+        return
+    vm.range_gfn[vm.range_count] = gfn
+    vm.range_pages[vm.range_count] = pages
+    vm.range_count += 1
+
+
+@core
 def remote_tlbs_gfn(vm, gfn, level):
-    """kvm_flush_remote_tlbs_gfn: without a hypervisor-assisted range flush, everything."""
-    remote_tlbs(vm)
+    """kvm_flush_remote_tlbs_gfn."""
+    remote_tlbs_range(vm, gfn, geometry.pages_per_hpage(vm, level))
 
 
 @core
 def remote_tlbs_sptep(vm, sptep):
-    """kvm_flush_remote_tlbs_sptep."""
-    remote_tlbs(vm)
+    """kvm_flush_remote_tlbs_sptep.  Of a page that shadows a table only the record knows the gfn, and ranges are for the direct
+    MMU: there everything."""
+    if not state.rules(vm).hyperv_flush:
+        remote_tlbs(vm)
+        return
+    sp = state.page(vm, geometry.sptep_page(vm, sptep))
+    if not sp.role & roles.DIRECT:
+        remote_tlbs(vm)
+        return
+    pages = geometry.pages_per_hpage(vm, roles.level(sp.role))
+    remote_tlbs_range(vm, sp.gfn + geometry.sptep_index(vm, sptep) * pages, pages)
 
 
 @core

@@ -47,6 +47,8 @@ FIELDS = {
     "paging_on_rewrites_cr4": "#VMEXIT from an unpaged L2 leaves L2's CR4 (with PAE and MCE) in L1's, with shadow paging",
     "svm_flushbyasid": "CPUID offers FLUSHBYASID to a guest hypervisor",
     "nx_huge_pages": "the iTLB multihit workaround is on",
+    "hyperv_flush": "KVM is a guest of Hyper-V, which flushes ranges of guest-physical addresses on all CPUs "
+                    "(hv_flush_remote_tlbs_range)",
     "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
     "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",
     "tdp_mmu_enabled": "module parameter kvm.tdp_mmu: direct roots belong to the TDP MMU",

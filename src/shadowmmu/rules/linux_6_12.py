@@ -41,6 +41,7 @@ LINUX_6_12_0 = {
     "paging_on_rewrites_cr4": 1,
     "svm_flushbyasid": 1,
     "nx_huge_pages": 0,
+    "hyperv_flush": 0,
     "max_huge_page_level": 3,
     "tdp_enabled": 0,
     "tdp_mmu_enabled": 0,

@@ -20,6 +20,7 @@ WORD = 8
 ACTIVE_LIST, INVALID_LIST, OBSOLETE_LIST, TDP_ROOT_LIST, NO_LIST = 0, 1, 2, 3, -1
 
 NUM_PREV_ROOTS = 3          # KVM_MMU_NUM_PREV_ROOTS
+MAX_RANGES = 8              # flushes by range that wait for the hardware; beyond that everything is flushed
 PAGE_ARRAY_NR = 16          # KVM_PAGE_ARRAY_NR, the unsync vector
 PTE_LIST_EXT = 14           # sptes in one pte_list_desc
 MAX_LEVEL = 5               # PT64_ROOT_MAX_LEVEL
@@ -54,6 +55,8 @@ HEADER = dict(
     event_mask=1, event_capacity=1,
     # something that the kernel would WARN or BUG about (see mmu/warn.py)
     warnings=1, last_warning=1,
+    # ranges of guest-physical pages that Hyper-V has been asked to flush on all CPUs (mmu/flush.py)
+    range_count=1, range_gfn=MAX_RANGES, range_pages=MAX_RANGES,
     # enable_mmio_caching: the host's physical addresses leave a bit of an entry reserved
     mmio_caching=1,
 )
