@@ -19,6 +19,8 @@ FIXED_CLEAN = ("with the same seed the plan finds nothing on the rules with the 
                "exhibit's scripts; searched once for each set of rules and seed, for a plan depends on nothing else")
 #: Columns of a line that changes.
 TERMINAL = 100
+#: Columns of what is told.
+WIDTH = 76
 
 
 def _line(x):
@@ -48,10 +50,12 @@ def _story(x):
     head = [f"{x.id}  {x.title}", ""]
     for name, value in (("year", x.year), ("commits", ", ".join(x.commits)), ("CVE", x.cve), ("rules", x.rules),
                         ("changed rules", ", ".join(f"{k}={v:#x}" if v > 9 else f"{k}={v}" for k, v in x.change.items())),
-                        ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path))):
+                        ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path)),
+                        ("differs from", x.base)):
         if value and value != "-":
             head.append(f"{name}: {value}")
-    paragraphs = [textwrap.fill(" ".join(p.split()), 100) for p in x.story.split("\n\n")]
+    # what is indented is a table
+    paragraphs = [p if p.startswith("  ") else textwrap.fill(" ".join(p.split()), WIDTH) for p in x.story.split("\n\n")]
     return "\n".join(head + [""] + ["\n\n".join(paragraphs), ""])
 
 
@@ -100,7 +104,7 @@ def tell(ids, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
         stored = "" if script == found.script else " (stored; this search's is longer)" if found.found else " (stored)"
         print(f"\nThe shortest script{stored}:\n\n{finding.text()}\n", file=out)
     verdict = mended.get("error") or f"the same search finds {'nothing' if clean else 'something'}"
-    print(textwrap.fill(f"With the fix {verdict}. " + " ".join(x.fix.split()), 100), file=out)
+    print(textwrap.fill(f"With the fix {verdict}. " + " ".join(x.fix.split()), WIDTH), file=out)
     return 0 if clean and found.found != harmless else 1
 
 
