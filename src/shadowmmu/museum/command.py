@@ -85,7 +85,7 @@ def tell(ids, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
     script = found.script
     if x.script and (script is None or x.length < found.length):
         script = x.script
-    finding = hunt.explained(x.broken_rules, script) if script else None
+    finding = hunt.explained(x.broken_rules, script, x.id) if script else None
     scripts = {name: text for name, text in (("stored", x.script), ("found", found.script)) if text}
     mended = worker.finish(worker.start(worker.Job(x.id, "mended", 0, max(found.searched, 1), seed=seed, scripts=scripts)))
     clean = "error" not in mended and not mended["found"] and all(mended["clean"].values())

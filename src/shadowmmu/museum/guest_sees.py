@@ -2,7 +2,8 @@
 """A patch of the checker: invariants and the kernel's warnings are not asked, so that what is found is something that a guest
 or its host sees.
 
-    shadowmmu check --patch src/shadowmmu/museum/guest_sees.py --variant ...       and `museum --role-audit`
+    shadowmmu museum --role-audit
+    shadowmmu check --patch src/shadowmmu/museum/guest_sees.py:src/shadowmmu/museum/seeds/s003_no_first_check.py
 """
 
 
