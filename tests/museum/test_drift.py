@@ -46,7 +46,8 @@ def test_an_exhibit_is_today_with_a_change(x):
     for target, node, today in replacements(x):
         assert ast.unparse(node.args) == ast.unparse(today.args), target
         assert node.name == today.name
-        assert 0 < recorded[target] <= SMALL, target
+        # what the base changes may be put back
+        assert recorded[target] <= SMALL and (recorded[target] or x.base), target
 
 
 @pytest.mark.parametrize("x", [x for x in WITH_FUNCTIONS if x.base], ids=lambda x: x.id)

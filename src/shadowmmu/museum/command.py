@@ -25,7 +25,12 @@ WIDTH = 76
 
 def _line(x):
     length = "harmless" if x.breaks == ("nothing",) else f"{x.length} ops" if x.length else "no script"
-    return f"{x.id:<14}{x.year:<6}{length:<11}{x.title}"
+    return _hanging(f"{x.id:<18}{x.year:<6}{length:<11}", x.title)
+
+
+def _hanging(head, text):
+    """A row of a list: the text beside its head, in as many lines as it takes."""
+    return textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 def list_all(as_json=False, out=sys.stdout):
@@ -42,7 +47,7 @@ def list_all(as_json=False, out=sys.stdout):
         print(_line(x), file=out)
     print(f"\nrows that are no exhibits yet ({len(waiting)} of {len(catalogue.ROWS)}):", file=out)
     for id, (what, why) in waiting.items():
-        print(f"{id:<14}{what}: {why}", file=out)
+        print(_hanging(f"{id:<6}", f"{what}: {why}"), file=out)
     return 0
 
 

@@ -10,7 +10,7 @@ change:  -
 breaks:  translation
 needs:   -
 length:  6
-base:    s002_reuse_with_final_flushes.py
+base:    s002_repaired.py
 
 Every change of a control register has the flush that it needs (S002.repaired lists them), and yet a stale translation is
 used. Without PCIDs, MOV CR3 synchronises the root in use and keeps the cached ones as they are, unsync or not: only another
@@ -22,33 +22,21 @@ Fix: without PCIDs, MOV CR3 frees the cached roots of other roles.
 """
 
 
-@replaces("mmu.contexts.reset")
-def reset(vm, vcpu):
-    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
-    init_mmu(vm, vcpu)
-    mmio.clear_info(vcpu, mmio.GVA_ANY)
-    roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
-    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
-
-
-@replaces("vm.registers.post_set_cr4")
-def post_set_cr4(vm, vcpu, old, new):
-    """kvm_post_set_cr4.  The flush conditions stand on their own: a reset of the context does not imply them."""
-    if (new ^ old) & roles.CR4_ROLE_BITS:
-        contexts.reset(vm, vcpu)
-    if new & CR4_PCIDE and not old & CR4_PCIDE and not state.rules(vm).tdp_enabled:
-        # no flush is due, but a stale previous root could come back by a NOFLUSH load (509bfe3d9796)
-        contexts.unload(vm, vcpu)
-    if (new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE:
+@replaces("vm.registers.invalidate_pcid")
+def invalidate_pcid(vm, vcpu, pcid):
+    """kvm_invalidate_pcid."""
+    if state.rules(vm).tdp_enabled:
+        # roots do not depend on the guest's CR3; all that KVM can do is to flush the hardware (e45e9e3998f0)
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
-    elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
-        # cached roots of this PCID, too: MOV CR3 with NOFLUSH, or the next change of role, brings them back as they are
-        invalidate_pcid(vm, vcpu, roots.active_pcid(vcpu))
-
-
-@replaces("vm.registers.smm_changed")
-def smm_changed(vm, vcpu, entering):
-    """kvm_smm_changed: a change of the root no longer implies that it is up to date."""
-    vcpu.smm = 1 if entering else 0
-    contexts.reset(vm, vcpu)
-    vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+        return
+    if roots.active_pcid(vcpu) == pcid:
+        vcpu.requests |= flush.REQ_MMU_SYNC | flush.REQ_TLB_FLUSH_CURRENT
+    if not vcpu.cr4 & CR4_PCIDE:
+        # every MOV CR3 flushes then; the cache may keep its roots (509bfe3d9796)
+        return
+    ctx = state.context(vm, vcpu.mmu)
+    which = 0
+    for i in range(3):
+        if roots.get_pcid(vcpu, ctx.prev_pgd[i]) == pcid:
+            which |= roots.previous(i)
+    roots.free_roots(vm, ctx, which)
