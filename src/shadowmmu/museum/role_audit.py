@@ -2,8 +2,9 @@
 """`shadowmmu museum --role-audit`: what each bit of the page role is there for.
 
     lookup, linked child and cached root compare roles without the bit
-        --search, invariants and warnings not asked (patches/guest_sees.py)-->  the shortest difference that a guest or its host sees,
-                                                                        or how far there is none
+        --search, invariants and warnings not asked (patches/guest_sees.py)-->
+              the shortest difference that a guest or its host sees, or how far there is none
+
     (role_bits/*.py, one file a bit; `museum --score` searches them with invariants, which often tell sooner)
 """
 
@@ -43,7 +44,8 @@ def told(x, answer):
     bit = x.id.removeprefix("R.")
     if "error" in answer:
         return f"{bit}: {answer['error']}\n"
-    with_invariants = f" (with invariants: {', '.join(x.breaks)}, {x.length})" if x.length and answer["kind"] not in x.breaks else ""
+    sooner = x.length and answer["kind"] not in x.breaks
+    with_invariants = f" (with invariants: {', '.join(x.breaks)}, {x.length})" if sooner else ""
     if not answer["found"]:
         return f"{bit}: no guest sees it in {answer['searched']:,} operations (seed {answer['seed']}){with_invariants}\n"
     n = answer["length"]
