@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shadowmmu.museum import exhibit, score, worker
+from shadowmmu.museum import exhibit, role_audit, score, worker
 
 FOUND = {"found": True, "script": "machine 4-level\nv0 load 0x0\n", "length": 1, "kind": "warning", "seconds": 1.0, "states": 1}
 NOT = {"found": False, "script": None, "length": 0, "kind": "", "seconds": 2.0, "states": 1}
@@ -95,3 +95,14 @@ def test_a_first_finding_outlives_a_crash():
     assert answer(f"print({told!r}, flush=True); {crash}") == FOUND
     assert answer(crash) == {"error": "exit code -11"}
     assert answer("raise ValueError('why')") == {"error": "ValueError: why"}
+
+
+def test_the_role_audit_shows_the_shortest_that_a_guest_sees():
+    x = exhibit.named("R.efer_nx")
+    nothing = NOT | {"searched": 9_000, "seed": 2}
+    assert role_audit.told(x, nothing).startswith("efer_nx: translation, 5 operations, stored\n    machine npt-legacy\n    vcpus 2\n")
+    shorter = FOUND | {"kind": "fault", "seed": 1}
+    assert role_audit.told(x, shorter) == "efer_nx: fault, 1 operation\n    machine 4-level\n    v0 load 0x0\n"
+    # what only the MMU's books tell is no difference that a guest sees
+    told = role_audit.told(exhibit.named("R.smap_andnot_wp"), nothing)
+    assert told == "smap_andnot_wp: no guest sees it in 9,000 operations (seed 2) (with invariants: warning, 3)\n"

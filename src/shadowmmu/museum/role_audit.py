@@ -11,6 +11,7 @@
 import json
 import sys
 
+from ..checker import verify
 from ..state.patch import Patch
 from . import command
 from . import exhibit as exhibits
@@ -22,6 +23,8 @@ NOT_SEARCHED = {
     "invalid": "an invalid page is never compared: every lookup asks for that before",
     "is_mirror": "TDX only",
 }
+#: Failures that are neither a warning nor a broken invariant.
+SEEN = {failure[0] for n, failure in verify.FAILURES.items() if n < verify.INVARIANT and n != verify.WARNING}
 GUEST_SEES = exhibits.HERE / "patches" / "guest_sees.py"
 
 
@@ -40,18 +43,21 @@ def _search(chosen, seconds, ledger, show, done):
 
 
 def told(x, answer):
-    """One bit's row as text: the bit, the difference, its script; or the bound."""
+    """One bit's row as text: the bit, the shortest difference known, its script; or the bound."""
     bit = x.id.removeprefix("R.")
-    if "error" in answer:
-        return f"{bit}: {answer['error']}\n"
-    sooner = x.length and answer["kind"] not in x.breaks
-    with_invariants = f" (with invariants: {', '.join(x.breaks)}, {x.length})" if sooner else ""
-    if not answer["found"]:
-        return f"{bit}: no guest sees it in {answer['searched']:,} operations (seed {answer['seed']}){with_invariants}\n"
-    n = answer["length"]
-    script = [line for line in answer["script"].splitlines() if not line.startswith(("rules", "vcpus 1"))]
-    head = f"{bit}: {answer['kind']}, {n} operation{'s' if n > 1 else ''}{with_invariants}"
-    return "".join(f"{line}\n" for line in (head, *(f"    {line}" for line in script)))
+    kind, length, script = answer.get("kind"), answer.get("length"), answer.get("script")
+    stored = ""
+    if x.length and x.breaks[0] in SEEN and (not script or x.length < length):
+        kind, length, script, stored = x.breaks[0], x.length, x.script, ", stored"
+    # what the score finds without asking what a guest sees
+    books = f" (with invariants: {x.breaks[0]}, {x.length})" if x.length and x.breaks[0] not in SEEN else ""
+    if not script:
+        bound = answer.get("error") or f"no guest sees it in {answer['searched']:,} operations (seed {answer['seed']})"
+        return f"{bit}: {bound}{books}\n"
+    lines = [line for line in script.splitlines() if not line.startswith(("#", "rules", "vcpus 1"))]
+    head = f"{bit}: {kind}, {length} operation{'s' if length > 1 else ''}{stored}{books}"
+    return "".join(f"{line}\n" for line in (head, *(f"    {line}" for line in lines)))
+
 
 
 def main(seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
