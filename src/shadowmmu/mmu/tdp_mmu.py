@@ -154,7 +154,7 @@ def zap_root_level(vm, root, shared, zap_level):
     it = state.tdp_iter(vm)
     tdp_iter.start(vm, it, root, zap_level, 0, max_gfn_exclusive(vm, roles.level(state.page(vm, root).role)))
     while tdp_iter.okay(it):
-        if sptes.is_present(it.old_spte) and it.level <= zap_level:
+        if not tdp_iter.cond_resched(vm, it) and sptes.is_present(it.old_spte) and it.level <= zap_level:
             set_spte(vm, it, state.rules(vm).nonpresent_spte, shared)
         tdp_iter.advance(vm, it)
 

@@ -57,6 +57,7 @@ FIELDS = {
     "pml": "module parameter kvm_intel.pml: the hardware logs dirty pages, D is cleared instead of W",
     "eager_page_split": "module parameter kvm.eager_page_split: huge pages are split when a dirty log begins",
     "frozen_spte": "FROZEN_SPTE (REMOVED_SPTE): an entry of the TDP MMU that nobody may touch",
+    "tdp_yields": "somebody always waits for mmu_lock: a loop over entries of the TDP MMU gives it away wherever it may",
     "tdp_zap_from_4k": "a root of the TDP MMU is zapped in passes from 4K on, not from 1G on",
     "tdp_change_traced_last": "kvm_tdp_mmu_spte_changed of a cut-off table follows what its removal traces",
     "tdp_nx_recovery_shared": "NX huge page recovery zaps under mmu_lock for read, off the list first (a57750909580)",

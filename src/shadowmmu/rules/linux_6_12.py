@@ -50,6 +50,7 @@ LINUX_6_12_0 = {
     "pml": 0,
     "eager_page_split": 1,
     "frozen_spte": -(1 << 63) | 0x5A0,
+    "tdp_yields": 0,
     "tdp_zap_from_4k": 1,
     "tdp_change_traced_last": 0,
     "tdp_recovers_in_place": 0,
