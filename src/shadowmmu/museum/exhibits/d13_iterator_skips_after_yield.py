@@ -7,9 +7,9 @@ commits: 3a0f64de479c
 cve:     CVE-2021-47094
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  tdp-trees
 needs:   host
-length:  -
+length:  2
 
 A loop over many entries drops mmu_lock now and then. Afterwards the tables that led to its place may be gone, so it starts once
 more at the root, at the gfn at which it was, which it has not looked at yet. The restart was made at once, and the loop's own step
