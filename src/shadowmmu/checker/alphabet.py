@@ -151,7 +151,7 @@ def host_registers(m, v, small):
     return [row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4, m.efer), row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4, m.efer),
             row(ops.SET_SREGS, v, m.cr0, root_b, m.cr4, m.efer), row(ops.SET_SREGS, v, m.cr0, m.cr3, m.cr4 ^ CR4_SMEP, m.efer),
             row(ops.SET_MSRS, v, m.efer), row(ops.SET_MSRS, v, m.efer ^ EFER_NX), row(ops.SET_MSRS, v, m.efer ^ EFER_LME),
-            *(row(ops.SET_CPUID, v, bits) for bits in (() if m.unshadowed else (36, 40)))]
+            *(row(ops.SET_CPUID, v, bits) for bits in ((19, 20) if m.unshadowed else (36, 40)))]
 
 
 def begun(m, v, small):
@@ -252,6 +252,8 @@ def alphabet(machine, vcpus, small=False):
     out["memory"] = memory(small)
     if not small:
         out["finish"].append(row(ops.HOST_FINISH))
+    if machine.parameter("nx_huge_pages"):
+        out["memory"] += [row(ops.NX_RECOVERY, 0, 1)] * 4
     out["reclaim"] = [row(ops.SET_NR_MMU_PAGES, 0, n) for n in
                       ((m.least_quota,) if small else (m.least_quota, m.least_quota + 4, m.quota))]
     return out

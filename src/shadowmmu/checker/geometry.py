@@ -101,6 +101,8 @@ class Machine:
     quota: int = QUOTA
     #: The smallest one that a guest can run with; direct pages of the legacy MMU count, too.
     least_quota: int = 8
+    #: SMM has slot 1, too.
+    smm_has_slot1: bool = False
     #: Rules that the machine needs otherwise than the kernel's default: module parameters.
     parameters: tuple = ()
     prefetch: int = 4       # entries that one fault fills; 2 leaves half a table to be filled by later faults
@@ -119,6 +121,10 @@ class Machine:
     mmio: int = MMIO
     tdp_level: int = 4
     nested_levels: int = 4
+
+    def parameter(self, name):
+        """Value of a module parameter that the machine needs otherwise; 0 if it leaves it."""
+        return dict(self.parameters).get(name, 0)
 
     @property
     def weights(self):
@@ -214,7 +220,8 @@ MACHINES = {m.name: m for m in (
     Machine("huge", "64-bit paging, large pages in guest and host", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
             (*_PAGES, 35, 37, 40, 41), host_level=3, slot_pages=16, prefetch=2),
     Machine("huge-nx", "the same with the workaround for the iTLB multihit erratum", 8, _CR0, ROOT_A << 12, _LONG, _EFER,
-            (*_PAGES, 35, 37, 40, 44), host_level=3, slot1_pages=4, parameters=(("nx_huge_pages", 1),)),
+            (*_PAGES, 35, 37, 40, 44), host_level=3, slot1_pages=4, smm_has_slot1=True,
+            parameters=(("nx_huge_pages", 1),), more=(("modes", 8), ("slots", 5), ("dirty", 6), ("memory", 6))),
     Machine("nonpaging", "a guest without paging on a host with large pages", 4, CR0_PE | CR0_ET, ROOT_A << 12, CR4_PSE, 0,
             _PAGES, host_level=2),
     Machine("5-level", "five-level paging", 8, _CR0, ROOT_A << 12, _LONG | CR4_LA57, _EFER, _PAGES, edits=PDPT, prefetch=2),
@@ -270,6 +277,8 @@ def build(machine, rules, vcpus):
         vm.add_memslot(1, 12 * PAGE, machine.slot1_pages * PAGE, 12 * PAGE)
         vm.add_memslot(2, 0, 11 * PAGE, 0, as_id=1)
         vm.add_memslot(5, 11 * PAGE, PAGE, SMRAM * PAGE, as_id=1)
+        if machine.smm_has_slot1:
+            vm.add_memslot(6, 12 * PAGE, machine.slot1_pages * PAGE, 12 * PAGE, as_id=1)
     else:
         vm.add_memslot(2, 0, machine.slot_pages * PAGE, 0, as_id=1)
     if machine.nested:

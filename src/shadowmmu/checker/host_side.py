@@ -9,7 +9,7 @@ else (slots_lock, mmap_lock).
 """
 
 from .. import state
-from ..mmu import dirty, flush, host, memslots, roles, shadow_pages
+from ..mmu import dirty, flush, host, memslots, roles, shadow_pages, zap
 from ..state import core
 from . import architecture, known, ops
 from . import area as areas
@@ -225,6 +225,8 @@ def from_host(vm, area, code, a, b, c, d, e):
         done = vm.n_max_mmu_pages != a
         if done:
             dirty.set_nr_mmu_pages(vm, a)
+    elif code == ops.NX_RECOVERY:
+        done = zap.recover_nx_huge_pages(vm, a) > 0
     if not done:
         h[areas.SKIPPED] = 1
     h[areas.FREE_RAM] = vm.n_free_ram

@@ -33,7 +33,7 @@ ROW_WORDS = 8
  SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, LEVELS, VMFUNC, ENTER, FINISH, HOST_WRITE,
  SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
  DIRTY_CLEAR, UNMAP, MIGRATE,
- AGE, SET_NR_MMU_PAGES, HOST_FINISH) = range(38)
+ AGE, SET_NR_MMU_PAGES, NX_RECOVERY, HOST_FINISH) = range(39)
 
 #: Flags of an access.
 USER, AC, BY_TLB, EMULATED, LOCKED, BEGIN = 1, 2, 4, 8, 16, 32
@@ -89,6 +89,8 @@ OPS = (
     Op(MIGRATE, "migrate", "migrate hva={n}{w}", "MMU notifier: a host page moves to another frame"),
     Op(AGE, "age", "age hva={n} pages={n}", "MMU notifier: clear_flush_young"),
     Op(SET_NR_MMU_PAGES, "set_nr_mmu_pages", "set_nr_mmu_pages {n}", "KVM_SET_NR_MMU_PAGES"),
+    Op(NX_RECOVERY, "nx_recovery", "nx_recovery {n}", "one in so many pages that the iTLB multihit workaround has split may be "
+       "a huge page again (kvm_recover_nx_huge_pages)"),
     Op(HOST_FINISH, "finish", "finish", "the rest of what the host began"),
 )
 

@@ -91,17 +91,31 @@ def put_root(vm, hpa):
 
 
 @core
+def lock_fits(vm, ctx, hpa):
+    """mmu_free_root_page's assertion: kvm_mmu_free_roots decides by the MMU's role how it takes mmu_lock, the root's page says
+    how it must be held."""
+    i = root_to_sp(vm, hpa)
+    shared = state.rules(vm).tdp_mmu_enabled and ctx.root_role & roles.DIRECT
+    if i >= 0 and (state.page(vm, i).tdp_mmu_page != 0) != (shared != 0):
+        warn.warn(vm, 45)
+
+
+@core
 def free_roots(vm, ctx, which):
     """kvm_mmu_free_roots for the mask `which`."""
     free_current = which & CURRENT and ctx.root_hpa != INVALID_PAGE
     for i in range(NUM_PREV_ROOTS):
         if which & previous(i) and ctx.prev_hpa[i] != INVALID_PAGE:
+            if state.rules(vm).roots_freed_shared:
+                lock_fits(vm, ctx, ctx.prev_hpa[i])
             put_root(vm, ctx.prev_hpa[i])
             ctx.prev_hpa[i] = INVALID_PAGE
     if free_current:
         if ctx.root_hpa == dummy_root(vm):
             pass
         elif root_to_sp(vm, ctx.root_hpa) >= 0:
+            if state.rules(vm).roots_freed_shared:
+                lock_fits(vm, ctx, ctx.root_hpa)
             put_root(vm, ctx.root_hpa)
         elif ctx.pae_root:
             for i in range(4):

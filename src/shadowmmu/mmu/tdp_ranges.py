@@ -13,7 +13,7 @@ Every function walks every root of the address space; there is no reverse map to
 from .. import state
 from ..state import core, layout
 from ..x86.bits import FRAME_MASK, FRAME_SHIFT, NX, PT_ACCESSED, PT_DIRTY, PT_PAGE_SIZE, PT_WRITABLE
-from . import access_tracking, faults, flush, geometry, memslots, roles, sptes, tdp_iter, tdp_mmu
+from . import access_tracking, faults, flush, geometry, roles, sptes, tdp_iter, tdp_mmu
 
 ROOTS = layout.TDP_ROOT_LIST
 
@@ -266,10 +266,3 @@ def recover_huge_pages(vm, slot):
         i = sp.next
     if flushing:
         flush.remote_tlbs(vm)
-
-
-@core
-def is_dirty_tracked(vm, role, gfn):
-    """Does the slot of a page's gfn keep a dirty log?"""
-    i = memslots.role_gfn_to_memslot(vm, role, gfn)
-    return i >= 0 and memslots.dirty_track_enabled(vm, i) != 0

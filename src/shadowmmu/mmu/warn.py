@@ -40,6 +40,8 @@ NAMES = {
     41: "a gfn outside of its memslot's tables (out-of-bounds access)",
     42: "a call or an access through a NULL pointer",
     43: "kvm_mmu_gfn_disallow_lpage: more write protections than pages per huge page (a WARN until 93df766322ba)",
+    45: "mmu_free_root_page: mmu_lock is held for write where the TDP MMU wants it for read, or the other way round (lockdep)",
+    46: "kvm_recover_nx_huge_pages: no memslot for the page",
     NO_TABLE: "the hardware walks a frame that is none of KVM's tables",
 }
 

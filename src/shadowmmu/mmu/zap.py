@@ -14,13 +14,13 @@ from . import (
     events,
     flush,
     geometry,
+    memslots,
     pte_list,
     rmap,
     roles,
     shadow_pages,
     sptes,
     tdp_mmu,
-    tdp_ranges,
     tracking,
     unsync,
     warn,
@@ -228,6 +228,21 @@ def unaccount_nx_huge_page(vm, sp):
 
 
 @core
+def recovery_is_vain(vm, sp):
+    """Does the page's slot, of its own address space (817fa998362d), keep a dirty log?  Asked only while some slot does."""
+    logging = False
+    for k in range(vm.n_slots):
+        logging = logging or state.slot(vm, k).used and memslots.dirty_track_enabled(vm, k)
+    if not logging:
+        return False
+    i = memslots.role_gfn_to_memslot(vm, sp.role, sp.gfn)
+    if i < 0:
+        warn.warn(vm, 46)
+        return False
+    return memslots.dirty_track_enabled(vm, i) != 0
+
+
+@core
 def recover_nx_huge_pages(vm, ratio):
     """kvm_recover_nx_huge_pages: zap the oldest 1/ratio of the tables that stand where a huge page could, so that one may
     come back; tables of a slot with a dirty log would only be made again.  Number of tables looked at."""
@@ -238,7 +253,7 @@ def recover_nx_huge_pages(vm, ratio):
     to_zap = (vm.stat[counters.NX_LPAGE_SPLITS] + ratio - 1) // ratio
     while done < to_zap and vm.nx_head >= 0:
         sp = state.page(vm, vm.nx_head)
-        if tdp_ranges.is_dirty_tracked(vm, sp.role, sp.gfn):
+        if recovery_is_vain(vm, sp):
             unaccount_nx_huge_page(vm, sp)
         elif sp.tdp_mmu_page:
             if tdp_mmu.zap_sp(vm, sp):

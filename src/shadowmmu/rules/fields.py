@@ -52,6 +52,8 @@ FIELDS = {
     "max_huge_page_level": "largest spte level: 3 where the host has 1G pages, else 2",
     "tdp_enabled": "module parameter kvm_amd.npt or kvm_intel.ept: two-dimensional paging",
     "tdp_mmu_enabled": "module parameter kvm.tdp_mmu: direct roots belong to the TDP MMU",
+    "roots_freed_shared": "kvm_mmu_free_roots holds mmu_lock for read where the role says direct and the TDP MMU is on "
+                          "(576a15de8d29)",
     "cpuid_invalidates_role": "KVM_SET_CPUID2 marks the MMUs' root roles invalid instead of clearing them",
     "ad_enabled": "nested page tables of the host have accessed and dirty bits (kvm_intel.eptad; always on AMD)",
     "pml": "module parameter kvm_intel.pml: the hardware logs dirty pages, D is cleared instead of W",

@@ -46,6 +46,7 @@ LINUX_6_12_0 = {
     "tdp_enabled": 0,
     "tdp_mmu_enabled": 0,
     "cpuid_invalidates_role": 1,
+    "roots_freed_shared": 1,
     "ad_enabled": 1,
     "pml": 0,
     "eager_page_split": 1,
