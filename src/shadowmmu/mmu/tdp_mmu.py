@@ -343,6 +343,9 @@ def map_target_level(vm, vcpu, f, it):
     sp = state.page(vm, geometry.sptep_page(vm, it.sptep))
     old = it.old_spte
     refused = False
+    # 6385d01eec16, ea9fcdf76d3d
+    if f.prefetch and state.rules(vm).prefetch_same_pfn_spurious and sptes.is_present(old) and sptes.is_last(old, it.level):
+        return faults.SPURIOUS
     if f.slot < 0:
         new = mmio.make_spte(memslots.mmio_generation(vm, vcpu), it.gfn, roles.ACC_ALL)
     else:

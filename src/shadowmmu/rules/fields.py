@@ -6,6 +6,7 @@ FIELDS = {
     "invlpg_zaps": "INVLPG zaps the spte and prefetches (until 9fd4a4e3a3d9) instead of rereading the gpte",
     "dummy_root": "a root gfn without memory gets a dummy root (0e3223d8d00a) instead of a triple fault",
     "unprotect_reworked": "unprotect-and-retry of 6.12 (retry only if something was zapped, in the fault handler)",
+    "pre_fault": "KVM_PRE_FAULT_MEMORY exists",
     "reload_frees_obsolete": "kvm_mmu_reload frees obsolete roots first",
     "flush_on_reuse": "module parameter: sync and flush when a cached root is reused",
     "child_gfn_must_match": "get_child_sp reuses a linked table only for the same gfn (0cb2af2ea66a)",

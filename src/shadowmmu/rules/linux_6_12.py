@@ -7,6 +7,7 @@ LINUX_6_12_0 = {
     "invlpg_zaps": 0,
     "dummy_root": 1,
     "unprotect_reworked": 1,
+    "pre_fault": 1,                     # 6.11
     "reload_frees_obsolete": 0,
     "flush_on_reuse": 0,
     "child_gfn_must_match": 0,
