@@ -259,7 +259,7 @@ MACHINES = {m.name: m for m in (
             unshadowed=True, mmu="tdp-legacy", quota=30, least_quota=16, host_level=3, slot_pages=16,
             parameters=(("hyperv_flush", 1),),
             more=(("dirty", 12), ("memory", 12), ("cr3", 3), ("registers", 1), ("begin", 2))),
-    Machine("tdp-contended", "the same on the TDP MMU, whose loops always give mmu_lock away; MMIO below a second entry of its root",
+    Machine("tdp-contended", "the same on the TDP MMU, whose loops always give mmu_lock away; MMIO below its root's second entry",
             8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES, unshadowed=True, mmio=FAR_MMIO, parameters=(("tdp_yields", 1),),
             more=(("slots", 6), ("dirty", 6), ("memory", 6))),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,

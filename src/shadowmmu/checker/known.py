@@ -256,9 +256,9 @@ v0 mov cr3 = root(gfn=6, noflush)
 """),
     "pre-fault-stale": Deviation(
         PRE_FAULT_STALE,
-        "KVM_PRE_FAULT_MEMORY of a vCPU whose root has become obsolete (a memslot has gone) finds the fault stale and tries again, "
-        "until the thread gets a signal: the request to free the root is served at the next KVM_RUN only.  kvm_mmu_reload() frees "
-        "obsolete roots since 6.15 (museum E9).",
+        "KVM_PRE_FAULT_MEMORY of a vCPU whose root has become obsolete (a memslot has gone) finds the fault stale and tries "
+        "again, until the thread gets a signal: the request to free the root is served at the next KVM_RUN only.  "
+        "kvm_mmu_reload() frees obsolete roots since 20a6cff3b283 (6.15; museum E9).",
         "no page is mapped in advance while that request waits",
         """machine tdp
 host memslot delete 1 as=0

@@ -6,7 +6,7 @@ year:    2025
 commits: 20a6cff3b283
 cve:     -
 rules:   linux-7.2
-change:  reload_frees_obsolete=0
+change:  -
 breaks:  -
 needs:   host
 length:  -
@@ -17,3 +17,11 @@ tried again; nobody served the request that would have ended it. The thread that
 
 Fix: kvm_mmu_reload frees obsolete roots before it looks whether there is a root.
 """
+
+
+@replaces("mmu.roots.reload")
+def reload(vm, vcpu):
+    """kvm_mmu_reload."""
+    if state.context(vm, vcpu.mmu).root_hpa != INVALID_PAGE:
+        return OK
+    return load(vm, vcpu)
