@@ -13,8 +13,8 @@ length:  2
 
 A loop over many entries drops mmu_lock now and then. Afterwards the tables that led to its place may be gone, so it starts once
 more at the root, at the gfn at which it was, which it has not looked at yet. The restart was made at once, and the loop's own
-step to the next entry came on top. Below the root that leads to the right place. Where the loop's entries are those of the root, the
-one at which it stopped is left out: a root that is zapped before it is freed keeps a table, with all that hangs below.
+step to the next entry came on top. Below the root that leads to the right place. Where the loop's entries are those of the root,
+the one at which it stopped is left out: a root that is zapped before it is freed keeps a table, with all that hangs below.
 
 Fix: note that the lock was given away; the step to the next entry then restarts instead.
 """

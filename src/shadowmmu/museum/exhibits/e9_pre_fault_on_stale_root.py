@@ -7,9 +7,9 @@ commits: 20a6cff3b283
 cve:     -
 rules:   linux-7.2
 change:  -
-breaks:  -
+breaks:  livelock
 needs:   host
-length:  -
+length:  2
 
 When a memslot goes, every root becomes obsolete, and each vCPU is asked to let its own go before it runs again. Mapping memory in
 advance does not run the vCPU. It found a root and was content, found the fault to be stale because the root is obsolete, and
