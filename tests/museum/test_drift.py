@@ -29,10 +29,8 @@ def lines(function):
 
 def replacements(x):
     """(target, replacement, today's function)."""
-    for node in ast.parse(x.path.read_text()).body:
-        if isinstance(node, ast.FunctionDef):
-            target = node.decorator_list[0].args[0].value
-            yield target, node, combined._today(target)
+    for target, node in exhibit.functions_of(x.path).items():
+        yield target, node, combined._today(target)
 
 
 def differences(x):

@@ -15,7 +15,7 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 """
 
 from .. import state
-from ..mmu import contexts, faults, flush, inject, memslots, reclaim, roots, walk, zap
+from ..mmu import contexts, faults, flush, inject, memslots, mmio, reclaim, roots, walk, zap
 from ..mmu import pre_fault as pre_faults
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers, two_dimensional
@@ -293,6 +293,10 @@ def finish(vm, area, v):
     if what == WRITE:
         areas.head(vm, area)[areas.UNTRACKED] -= 1
         emulation.written(vm, vcpu, p[GPA], p[SIZE])
+        if areas.head(vm, area)[areas.ASIDE] & known.WRITE_WINDOW:
+            # nor has a vCPU noted an address without memory in between
+            for i in range(vm.n_vcpus):
+                mmio.clear_info(state.vcpu(vm, i), mmio.GVA_ANY)
         return
     gva = p[GVA] + 0
     kind = p[KIND] + 0

@@ -123,7 +123,7 @@ v0 load 0x20
         "An emulated write to a page table is in memory before kvm_mmu_track_write() takes mmu_lock and zaps the sptes it "
         "concerns.  Another vCPU that reads the new entry in between and flushes its TLB still uses the old one: its sync "
         "does not look at pages that are not unsync.",
-        "translations are not judged while an emulated write is in memory and not tracked",
+        "translations are not judged while an emulated write is in memory and not tracked, and no vCPU notes MMIO in between",
         """machine 4-level
 vcpus 2
 v1 load 0x80

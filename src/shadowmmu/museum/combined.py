@@ -41,9 +41,8 @@ def combine(chosen):
     for x in chosen:
         if x.functions and can_ask(x):
             numbers[x.id] = len(numbers) + 1
-            for node in ast.parse(x.path.read_text()).body:
-                if isinstance(node, ast.FunctionDef):
-                    changed.setdefault(node.decorator_list[0].args[0].value, []).append((numbers[x.id], node))
+            for target, node in exhibits.functions_of(x.path).items():
+                changed.setdefault(target, []).append((numbers[x.id], node))
     parts = []
     for target, variants in sorted(changed.items()):
         function = _today(target)

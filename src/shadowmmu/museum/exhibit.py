@@ -13,6 +13,8 @@
                                                         `nothing` where the change is said to be harmless
     needs:   host                                       of NEEDS
     length:  4                                          operations of the shortest script known
+    base:    other.py                                   (only where it is so) another exhibit's file, whose functions stand where
+                                                        this one has none of its own (state/patch.py)
 
     The story, in paragraphs.  The last one begins with `Fix:`.
     \"\"\"
@@ -30,6 +32,7 @@ from pathlib import Path
 
 from .. import rules as rule_sets
 from ..checker import verify
+from ..state.patch import Patch
 
 FIELDS = ("id", "year", "commits", "cve", "rules", "change", "breaks", "needs", "length")
 #: What a bug needs besides one vCPU and guest code.
@@ -106,7 +109,8 @@ def read(path):
     title, _, rest = doc.partition("\n\n")
     header, _, story = rest.partition("\n\n")
     values = dict(re.findall(r"^(\w+): +(.*?)\s*$", header, re.MULTILINE))
-    if tuple(values) != FIELDS or len(header.splitlines()) != len(FIELDS):
+    known_names = (*FIELDS, "base") if "base" in values else FIELDS
+    if tuple(values) != known_names or len(header.splitlines()) != len(known_names):
         raise wrong(f"the header must have the lines {', '.join(FIELDS)}; it has {', '.join(values) or 'none'}")
     if "Fix:" not in story:
         raise wrong("the story has no paragraph that begins with Fix:")
@@ -126,7 +130,7 @@ def read(path):
             raise wrong(f"{name}: {values[name]}; known are {', '.join(sorted(known))}")
     if not re.fullmatch(r"\d+|-", values["length"]):
         raise wrong(f"length {values['length']!r} is not a number")
-    functions = tuple(node.decorator_list[0].args[0].value for node in tree.body if isinstance(node, ast.FunctionDef))
+    functions = tuple(functions_of(path))
     if not functions and not fields[1]:
         raise wrong("neither a function nor a rule is changed")
     return Exhibit(path, " ".join(title.split()).rstrip("."), values["id"], values["year"], _words(values["commits"]),
@@ -134,9 +138,17 @@ def read(path):
                    None if values["length"] == "-" else int(values["length"]), story.strip(), functions)
 
 
+def functions_of(path):
+    """Name of what is replaced -> the replacement (ast), those of the base included.  Raises ExhibitError."""
+    patch = Patch(str(path))
+    if patch.problem:
+        raise ExhibitError(patch.problem)
+    return patch.functions
+
+
 def code_of(exhibit):
     """The functions of an exhibit, without comments and story."""
-    return "\n".join(ast.unparse(node) for node in ast.parse(exhibit.path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return "\n".join(ast.unparse(node) for node in functions_of(exhibit.path).values())
 
 
 def store(exhibit, script, length, kind):

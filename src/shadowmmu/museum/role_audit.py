@@ -15,9 +15,6 @@ from . import score as scores
 #: Bits that no search here can tell anything about.
 NOT_SEARCHED = {
     "invalid": "an invalid page is never compared: every lookup asks for that before",
-    "ad_disabled": "constant with shadow paging",
-    "guest_mode": "constant on the machines that are searched",
-    "passthrough": "constant on the machines that are searched",
     "is_mirror": "TDX only",
 }
 

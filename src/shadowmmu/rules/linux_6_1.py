@@ -13,6 +13,7 @@ LINUX_6_1 = LINUX_6_12 | {
     "pre_fault": 0,                     # until 6.11
     "dummy_root": 0,                    # until 0e3223d8d00a (6.6)
     "cpuid_invalidates_role": 0,        # until 4fa96da3e6fe (6.13, 6.12 stable)
+    "roots_freed_shared": 0,            # until 576a15de8d29 (6.9)
     "frozen_spte": 0x5A0,               # REMOVED_SPTE; with SHADOW_NONPRESENT_VALUE since 6.10
     "tdp_zap_from_4k": 0,
     "unprotect_reworked": 0,            # until the 6.12 rework of unprotect-and-retry

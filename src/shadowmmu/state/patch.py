@@ -8,6 +8,8 @@
 
     SHADOWMMU_PATCH=change.py shadowmmu run        or        shadowmmu run --patch change.py
 
+A file whose docstring has a line `base: other.py` is that file (of the same folder) with its own functions on top.
+
 A replacement lives in the module of the function it replaces: it may use that module's names and `state`, and callers in other
 modules get it, because the core calls across modules as `module.function(...)`.  What the file changes is part of
 the key of the cache, so patched and unpatched code never mix.
@@ -15,6 +17,7 @@ the key of the cache, so patched and unpatched code never mix.
 
 import ast
 import os
+import re
 import sys
 
 PACKAGE = __name__.split(".", 1)[0]
@@ -32,35 +35,47 @@ class Patch:
         self.path, self.text, self.problem = path, "", None
         self.functions, self.applied = {}, set()
         for name in path.split(os.pathsep) if path else ():
-            self._open(name)
+            for target, node in self._open(name).items():
+                if target in self.functions:
+                    self._complain(node, f"{target} is replaced twice")
+                self.functions.setdefault(target, node)
         self.text = "\n".join(f'@replaces("{target}")\n{ast.unparse(node)}' for target, node in self.functions.items())
 
-    def _open(self, path):
+    def _open(self, path, above=()):
+        """Target -> function of a file and its bases.  above: the files that it is a base of."""
         try:
             with open(path, encoding="utf-8") as file:
                 tree = ast.parse(file.read(), path)
         except OSError as error:
-            self.problem = f"{path}: {error.strerror}"
+            self.problem = self.problem or f"{path}: {error.strerror}"
         except SyntaxError as error:
-            self.problem = f"{path}:{error.lineno}: {error.msg}"
+            self.problem = self.problem or f"{path}:{error.lineno}: {error.msg}"
         except ValueError as error:
-            self.problem = f"{path}: {error}"
+            self.problem = self.problem or f"{path}: {error}"
         else:
+            base = re.search(r"^base: +(\S+)$", ast.get_docstring(tree) or "", re.MULTILINE)
+            found, own = {}, {}
+            if base and path in above:
+                self.problem = self.problem or f"{path}: it is a base of itself"
+            elif base:
+                found = self._open(os.path.join(os.path.dirname(path), base[1]), (*above, path))
             for node in tree.body:
-                self._read(path, node)
+                self._read(path, node, own)
+            return found | own
+        return {}
 
-    def _read(self, path, node):
+    def _read(self, path, node, own):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             return  # a docstring
         node.path = path
         target = _target(node)
         if target is None:
             self._complain(node, 'only functions marked @replaces("room.module.function") may stand here')
-        elif target in self.functions:
+        elif target in own:
             self._complain(node, f"{target} is replaced twice")
         else:
             node.decorator_list = []
-            self.functions[target] = node
+            own[target] = node
 
     def _complain(self, node, text):
         self.problem = self.problem or f"{node.path}:{node.lineno}: {text}"

@@ -7,12 +7,13 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  role_ignores=0x2000
-breaks:  nothing
-needs:   -
+breaks:  translation
+needs:   nested guest
 length:  -
 
-Shadow paging sets the bit in every role (112022bdb5bc), so there are no two pages that differ in it. What that costs is the
-deviation nx-role.
+Shadow paging sets the bit in every role (112022bdb5bc), so there are no two pages of it that differ in it; what that costs is the
+deviation nx-role. L1's nested tables are shadowed under L1's own EFER.NXE: where two vCPUs of L1 have different ones, the same
+table has a reserved bit 63 for one and a right for the other, and the pages must be two.
 
-Fix: none needed.
+Fix: the bit is compared.
 """

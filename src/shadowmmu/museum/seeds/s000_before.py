@@ -21,8 +21,13 @@ Fix: none needed; seed 000 makes it faster.
 
 @replaces("mmu.roots.fast_pgd_switch")
 def fast_pgd_switch(vm, ctx, new_pgd, new_role):
-    """Before 5499ea73e7db: no cache unless the tables are 64-bit ones."""
-    if roles.level(ctx.root_role) >= 4 and roles.level(ctx.cpu_role) >= 4 and ctx.root_hpa != INVALID_PAGE:
+    """Before 5499ea73e7db: no cache unless the tables are 64-bit ones.  The MMU was still in its old mode at this point; here its
+    role is the new one already, and what tells is the old root, if there is one."""
+    level = min(roles.level(ctx.root_role), roles.level(ctx.cpu_role))
+    if ctx.root_hpa != INVALID_PAGE:
+        i = root_to_sp(vm, ctx.root_hpa)
+        level = roles.level(state.page(vm, i).role) if i >= 0 else 0
+    if level >= 4:
         return cached_root_find_and_keep_current(vm, ctx, new_pgd, new_role)
     free_roots(vm, ctx, CURRENT)
     return False

@@ -10,55 +10,13 @@ change:  -
 breaks:  translation
 needs:   -
 length:  2
+base:    s002_repaired.py
 
 The reviewer's fourth point alone: roots are reused, all other flushes are as they should be, but one MOV CR4 that toggles PGE
 together with a role bit takes the first branch, and the flush that PGE demands is lost.
 
 Fix: the conditions stand on their own.
 """
-
-
-@replaces("mmu.contexts.reset")
-def reset(vm, vcpu):
-    """Roots of the new role may be in the cache; what the hardware holds was made for the old role."""
-    init_mmu(vm, vcpu)
-    mmio.clear_info(vcpu, mmio.GVA_ANY)
-    roots.new_pgd(vm, vcpu, nested.guest_pgd(vcpu, state.context(vm, vcpu.mmu)))
-    vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
-
-
-@replaces("mmu.contexts.after_set_cpuid")
-def after_set_cpuid(vm, vcpu):
-    """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
-    base = vcpu.id * 3
-    for i in range(base, base + 3):
-        ctx = state.context(vm, i)
-        ctx.valid = 0
-        ctx.cpu_ext &= ~roles.EXT_VALID
-        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
-        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
-    unload(vm, vcpu)
-    reset(vm, vcpu)
-
-
-@replaces("vm.registers.reset")
-def reset(vm, vcpu):
-    """The MMU's part of kvm_vcpu_reset for INIT: registers to their start values, and the TLB goes (df37ed38e6c2)."""
-    old_cr0 = vcpu.cr0
-    vcpu.smm = 0
-    vcpu.efer = 0
-    vcpu.cr0 = CR0_ET | old_cr0 & (CR0_NW | CR0_CD)
-    vcpu.cr4 = 0
-    vcpu.cr3 = 0
-    vcpu.cs_l = 0
-    vcpu.cpl = 0
-    vcpu.ac = 0
-    if old_cr0 & CR0_PG:
-        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
-        contexts.unload(vm, vcpu)
-        contexts.init_mmu(vm, vcpu)
-    else:
-        contexts.init_mmu(vm, vcpu)
 
 
 @replaces("vm.registers.post_set_cr4")
@@ -73,11 +31,4 @@ def post_set_cr4(vm, vcpu, old, new):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
         vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
-
-
-@replaces("vm.registers.smm_changed")
-def smm_changed(vm, vcpu, entering):
-    """kvm_smm_changed: a change of the root no longer implies that it is up to date."""
-    vcpu.smm = 1 if entering else 0
-    contexts.reset(vm, vcpu)
-    vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
+        invalidate_pcid(vm, vcpu, roots.active_pcid(vcpu))

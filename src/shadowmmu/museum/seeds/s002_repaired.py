@@ -10,10 +10,12 @@ change:  -
 breaks:  nothing
 needs:   -
 length:  -
+base:    s002_reuse_with_final_flushes.py
 
-What the search leaves of seed 002's idea: roots of the new role are taken from the cache, CR0.PG, PGE and SMM flush the guest's
-TLB (which synchronises the current root and frees unsync cached ones), PCIDE unloads, SMEP and PAE synchronise the current
-root, every change of role flushes the hardware's TLB, and the per-vCPU MMIO cache is emptied (S002.mmio).
+What the search leaves of seed 002's idea: roots of the new role are taken from the cache, CR0.PG, PGE and SMM flush the
+guest's TLB (which synchronises the current root and frees unsync cached ones), PCIDE unloads, SMEP and PAE synchronise the
+current root and free the cached ones of its PCID, every change of role flushes the hardware's TLB, and the per-vCPU MMIO
+cache is emptied (S002.mmio).
 
 Fix: none needed, as far as the search went; not merged.
 """
@@ -28,40 +30,6 @@ def reset(vm, vcpu):
     vcpu.requests |= 16     # KVM_REQ_TLB_FLUSH_CURRENT
 
 
-@replaces("mmu.contexts.after_set_cpuid")
-def after_set_cpuid(vm, vcpu):
-    """kvm_mmu_after_set_cpuid: reserved bits are not in the role, so every role must be computed anew."""
-    base = vcpu.id * 3
-    for i in range(base, base + 3):
-        ctx = state.context(vm, i)
-        ctx.valid = 0
-        ctx.cpu_ext &= ~roles.EXT_VALID
-        # until 4fa96da3e6fe (6.13, stable) the role was zeroed
-        ctx.root_role = ctx.root_role | roles.INVALID if state.rules(vm).cpuid_invalidates_role else 0
-    unload(vm, vcpu)
-    reset(vm, vcpu)
-
-
-@replaces("vm.registers.reset")
-def reset(vm, vcpu):
-    """The MMU's part of kvm_vcpu_reset for INIT: registers to their start values, and the TLB goes (df37ed38e6c2)."""
-    old_cr0 = vcpu.cr0
-    vcpu.smm = 0
-    vcpu.efer = 0
-    vcpu.cr0 = CR0_ET | old_cr0 & (CR0_NW | CR0_CD)
-    vcpu.cr4 = 0
-    vcpu.cr3 = 0
-    vcpu.cs_l = 0
-    vcpu.cpl = 0
-    vcpu.ac = 0
-    if old_cr0 & CR0_PG:
-        vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
-        contexts.unload(vm, vcpu)
-        contexts.init_mmu(vm, vcpu)
-    else:
-        contexts.init_mmu(vm, vcpu)
-
-
 @replaces("vm.registers.post_set_cr4")
 def post_set_cr4(vm, vcpu, old, new):
     """kvm_post_set_cr4.  The flush conditions stand on their own: a reset of the context does not imply them."""
@@ -74,6 +42,8 @@ def post_set_cr4(vm, vcpu, old, new):
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE or new & CR4_SMEP and not old & CR4_SMEP:
         vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
+        # cached roots of this PCID, too: MOV CR3 with NOFLUSH brings them back as they are
+        invalidate_pcid(vm, vcpu, roots.active_pcid(vcpu))
 
 
 @replaces("vm.registers.smm_changed")
