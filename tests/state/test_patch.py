@@ -61,3 +61,35 @@ def test_two_files_together_and_what_counts_as_their_text(tmp_path):
     assert set(both.functions) == {"mmu.a.f", "mmu.a.g"} and both.problem is None
     assert Patch(str(one)).text == Patch(str(same)).text != both.text
     assert Patch(os.pathsep.join(map(str, (one, same)))).problem == f"{same}:5: mmu.a.f is replaced twice"
+
+
+def based(base, text=""):
+    return f'"""Title.\n\nbase: {base}\n"""\n{text}'
+
+
+def test_a_base_holds_where_the_file_says_nothing(tmp_path):
+    from shadowmmu.state.patch import Patch
+    function = '@replaces("mmu.a.{0}")\ndef {0}(vm):\n    return {1}\n'
+    (tmp_path / "grand.py").write_text(function.format("f", 1) + function.format("g", 1))
+    (tmp_path / "middle.py").write_text(based("grand.py", function.format("f", 2)))
+    (tmp_path / "own.py").write_text(based("middle.py", function.format("h", 3)))
+    patch = Patch(str(tmp_path / "own.py"))
+    assert patch.problem is None
+    assert {target: node.body[-1].value.value for target, node in patch.functions.items()} == {"mmu.a.f": 2, "mmu.a.g": 1, "mmu.a.h": 3}
+    assert patch.text.count("return") == 3
+
+
+@pytest.mark.parametrize(("base", "message"), [
+    ("none.py", "none.py, the base of {0}/change.py: No such file or directory"),
+    ("change.py", "change.py: it is a base of itself"),
+    ("round.py", "change.py: it is a base of itself"),
+    ("bad.py", "bad.py:1: "),
+    ("alien.py", "alien.py:2: the core has no function mmu.zap.nothing"),
+])
+def test_a_bad_base_is_one_line(tmp_path, base, message):
+    (tmp_path / "round.py").write_text(based("change.py"))
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    (tmp_path / "alien.py").write_text('@replaces("mmu.zap.nothing")\ndef f():\n    return 0\n')
+    done = python("run", based(base), tmp_path, arguments=("-m", "shadowmmu"))
+    assert done.returncode == 2
+    assert message.format(tmp_path) in done.stderr and done.stderr.count("\n") == 1

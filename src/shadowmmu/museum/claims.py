@@ -8,6 +8,7 @@
 import json
 import os
 import sys
+import textwrap
 
 from . import exhibit as exhibits
 from . import in_place
@@ -38,7 +39,7 @@ def main(as_json=False, out=sys.stdout):
             print(title, file=out)
         for name, verdict in verdicts(which, judge):
             if not as_json:
-                print(f"  {name:<13}{verdict}", file=out, flush=True)
+                print(textwrap.fill(str(verdict), 76, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15), file=out, flush=True)
             result.setdefault(title, {})[name] = {"states": verdict.states, "wrong": verdict.wrong,
                                                   "examples": {k: repr(v) for k, v in verdict.example.items()}}
     if as_json:

@@ -19,11 +19,18 @@ FIXED_CLEAN = ("with the same seed the plan finds nothing on the rules with the 
                "exhibit's scripts; searched once for each set of rules and seed, for a plan depends on nothing else")
 #: Columns of a line that changes.
 TERMINAL = 100
+#: Columns of what is told.
+WIDTH = 76
 
 
 def _line(x):
     length = "harmless" if x.breaks == ("nothing",) else f"{x.length} ops" if x.length else "no script"
-    return f"{x.id:<14}{x.year:<6}{length:<11}{x.title}"
+    return _hanging(f"{x.id:<18}{x.year:<6}{length:<11}", x.title)
+
+
+def _hanging(head, text):
+    """A row of a list: the text beside its head, in as many lines as it takes."""
+    return textwrap.fill(text, WIDTH, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
 
 
 def list_all(as_json=False, out=sys.stdout):
@@ -40,7 +47,7 @@ def list_all(as_json=False, out=sys.stdout):
         print(_line(x), file=out)
     print(f"\nrows that are no exhibits yet ({len(waiting)} of {len(catalogue.ROWS)}):", file=out)
     for id, (what, why) in waiting.items():
-        print(f"{id:<14}{what}: {why}", file=out)
+        print(_hanging(f"{id:<6}", f"{what}: {why}"), file=out)
     return 0
 
 
@@ -48,10 +55,12 @@ def _story(x):
     head = [f"{x.id}  {x.title}", ""]
     for name, value in (("year", x.year), ("commits", ", ".join(x.commits)), ("CVE", x.cve), ("rules", x.rules),
                         ("changed rules", ", ".join(f"{k}={v:#x}" if v > 9 else f"{k}={v}" for k, v in x.change.items())),
-                        ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path))):
+                        ("changed functions", ", ".join(x.functions)), ("needs", ", ".join(x.needs)), ("file", str(x.path)),
+                        ("differs from", x.base)):
         if value and value != "-":
             head.append(f"{name}: {value}")
-    paragraphs = [textwrap.fill(" ".join(p.split()), 100) for p in x.story.split("\n\n")]
+    # what is indented is a table
+    paragraphs = [p if p.startswith("  ") else textwrap.fill(" ".join(p.split()), WIDTH) for p in x.story.split("\n\n")]
     return "\n".join(head + [""] + ["\n\n".join(paragraphs), ""])
 
 
@@ -87,7 +96,7 @@ def _run(x, seconds, as_json, out, err):
     script = found.script
     if x.script and (script is None or x.length < found.length):
         script = x.script
-    finding = hunt.explained(x.broken_rules, script) if script else None
+    finding = hunt.explained(x.broken_rules, script, x.id) if script else None
     scripts = {name: text for name, text in (("stored", x.script), ("found", found.script)) if text}
     mended = worker.finish(worker.start(worker.Job(x.id, "mended", 0, max(found.searched, 1), seed=seed, scripts=scripts)))
     clean = "error" not in mended and not mended["found"] and all(mended["clean"].values())
@@ -106,7 +115,7 @@ def _run(x, seconds, as_json, out, err):
         stored = "" if script == found.script else " (stored; this search's is longer)" if found.found else " (stored)"
         print(f"\nThe shortest script{stored}:\n\n{finding.text()}\n", file=out)
     verdict = mended.get("error") or f"the same search finds {'nothing' if clean else 'something'}"
-    print(textwrap.fill(f"With the fix {verdict}. " + " ".join(x.fix.split()), 100), file=out)
+    print(textwrap.fill(f"With the fix {verdict}. " + " ".join(x.fix.split()), WIDTH), file=out)
     return 0 if clean and found.found != harmless else 1
 
 

@@ -48,8 +48,8 @@ class ExhibitError(Exception):
 
 @dataclass(frozen=True)
 class Exhibit:
-    """id: row of the dossier or name.  change: rule fields; functions: what the patch replaces; length: None if no script
-    is known (`breaks` is then empty, too)."""
+    """id: row of the dossier or name.  change: rule fields; functions: what the patch and its bases replace; base: the file of
+    the exhibit that this one differs from, or None; length: None if no script is known (`breaks` is then empty, too)."""
 
     path: Path
     title: str
@@ -65,6 +65,7 @@ class Exhibit:
     length: int | None
     story: str
     functions: tuple
+    base: str | None
 
     @property
     def mended_rules(self):
@@ -135,7 +136,7 @@ def read(path):
         raise wrong("neither a function nor a rule is changed")
     return Exhibit(path, " ".join(title.split()).rstrip("."), values["id"], values["year"], _words(values["commits"]),
                    values["cve"], base, *fields, _words(values["breaks"]), _words(values["needs"]),
-                   None if values["length"] == "-" else int(values["length"]), story.strip(), functions)
+                   None if values["length"] == "-" else int(values["length"]), story.strip(), functions, values.get("base"))
 
 
 def functions_of(path):

@@ -8,7 +8,7 @@ The process has the exhibit's functions in it (SHADOWMMU_PATCH, or in_place); th
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checker import finding, geometry, known, ops, portfolio, search, verify
 
@@ -72,7 +72,10 @@ def replay(rules, script):
     return search.replay(arena, parsed.rows)[0], arena, parsed.rows
 
 
-def explained(rules, script):
-    """The Finding of a script under `rules`, or None where it finds nothing."""
+def explained(rules, script, name):
+    """The Finding of a script under `rules`, called `name` in it, or None where it finds nothing."""
     failure, arena, rows = replay(rules, script)
-    return finding.explain(arena, rows, failure) if failure else None
+    if not failure:
+        return None
+    found = finding.explain(arena, rows, failure)
+    return replace(found, rules=name, script=ops.script(found.machine, name, found.vcpus, rows))

@@ -47,7 +47,8 @@ class Patch:
             with open(path, encoding="utf-8") as file:
                 tree = ast.parse(file.read(), path)
         except OSError as error:
-            self.problem = self.problem or f"{path}: {error.strerror}"
+            who = f", the base of {above[-1]}" if above else ""
+            self.problem = self.problem or f"{path}{who}: {error.strerror}"
         except SyntaxError as error:
             self.problem = self.problem or f"{path}:{error.lineno}: {error.msg}"
         except ValueError as error:

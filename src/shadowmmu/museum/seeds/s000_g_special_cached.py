@@ -10,6 +10,7 @@ change:  -
 breaks:  root-references
 needs:   -
 length:  2
+base:    s000_i_special_dereferenced.py
 
 What the reviewer wants said in a comment: the current root must go before the switch, so that it is not shoved into the
 cache. A special root is one bare page per vCPU; once its address is in the cache and the page is filled anew, the entry means
@@ -17,14 +18,6 @@ other tables than it did. This mutant keeps it, with an is_root_usable that know
 
 Fix: as posted, the special root is freed first.
 """
-
-
-@replaces("mmu.roots.fast_pgd_switch")
-def fast_pgd_switch(vm, ctx, new_pgd, new_role):
-    """fast_pgd_switch: a special or dummy current root is dropped first, so that it is never cached."""
-    if ctx.root_hpa != INVALID_PAGE:
-        return cached_root_find_and_keep_current(vm, ctx, new_pgd, new_role)
-    return cached_root_find_without_current(vm, ctx, new_pgd, new_role)
 
 
 @replaces("mmu.roots.is_root_usable")

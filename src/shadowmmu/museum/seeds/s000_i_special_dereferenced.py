@@ -10,6 +10,7 @@ change:  -
 breaks:  root-references
 needs:   -
 length:  2
+base:    s000_posted.py
 
 Seed 000 takes the check for a shadow page out of is_root_usable; that is right only because fast_pgd_switch has dropped a
 special root before. This mutant leaves the drop out: the first MOV CR3 of a PAE guest reads the role of a page that does not
@@ -25,17 +26,3 @@ def fast_pgd_switch(vm, ctx, new_pgd, new_role):
     if ctx.root_hpa != INVALID_PAGE:
         return cached_root_find_and_keep_current(vm, ctx, new_pgd, new_role)
     return cached_root_find_without_current(vm, ctx, new_pgd, new_role)
-
-
-@replaces("mmu.roots.is_root_usable")
-def is_root_usable(vm, hpa, root_pgd, pgd, role):
-    """is_root_usable: same pgd (PCID bits included) unless direct, same role."""
-    if hpa == INVALID_PAGE:
-        return False
-    if not role & roles.DIRECT and pgd != root_pgd:
-        return False
-    i = root_to_sp(vm, hpa)
-    if i < 0:
-        warn.warn(vm, 42)
-        return False
-    return role == state.page(vm, i).role

@@ -10,6 +10,7 @@ change:  -
 breaks:  nothing
 needs:   -
 length:  -
+base:    s001_with_04.py
 
 Recurse or add, and clear the bit afterwards in every case; an early end leaves the bit of the page that was added last,
 stale, for the next walk to clear. The condition it states is kept by all callers: everything in the vector is processed even
@@ -65,9 +66,3 @@ def pages_first(vm, vector):
 def pages_next(vm, vector, n):
     """No path to remember."""
     return n + 1
-
-
-@replaces("mmu.unsync.pages_clear_parents")
-def pages_clear_parents(vm, vector):
-    """Gone with patch 04 of the series: the walk itself clears."""
-    return

@@ -10,11 +10,12 @@ change:  -
 breaks:  not-mmio
 needs:   -
 length:  4
-base:    s002_repaired.py
+base:    s002_off_with_flush_only.py
 
 Unloading the roots also empties the cache of the last address without memory, which is kept by linear address. Without the
 unloading it survives CR0.PG going to 0: the same number is a physical address then, and an access to memory there is emulated
-as MMIO. Nobody named it in the review; the search did. S002.repaired without that line.
+as MMIO. Nobody named it in the review; the search did. S002.off without that line (S002.repaired unloads there, which empties the
+cache, too).
 
 Fix: the cache is emptied at every change of role.
 """

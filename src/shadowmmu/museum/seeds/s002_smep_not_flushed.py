@@ -29,5 +29,4 @@ def post_set_cr4(vm, vcpu, old, new):
     if (new ^ old) & CR4_PGE or not new & CR4_PCIDE and old & CR4_PCIDE:
         vcpu.requests |= flush.REQ_TLB_FLUSH_GUEST
     elif (new ^ old) & CR4_PAE:
-        vcpu.requests |= flush.REQ_TLB_FLUSH_CURRENT | flush.REQ_MMU_SYNC
         invalidate_pcid(vm, vcpu, roots.active_pcid(vcpu))

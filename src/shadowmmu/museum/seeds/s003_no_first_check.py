@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  root-cache
 needs:   -
-length:  -
+length:  2
 
 The rule set `2018-victim-cache`. A root gets into the cache when another one replaces it, so the root in use is not there. A
 switch to the root that is in use already finds nothing, throws the oldest root out and makes a second reference to the same
