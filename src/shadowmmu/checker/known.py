@@ -87,7 +87,6 @@ v0 smm enter
 v0 fetch 0x1a0 user
 v0 smm leave
 v0 store 0x28 = pte(gfn=9, P|W|U|A|D)
-v0 smm enter
 """),
     "cpuid-role": Deviation(
         CPUID_ROLE,
