@@ -75,7 +75,8 @@ def test_a_base_holds_where_the_file_says_nothing(tmp_path):
     (tmp_path / "own.py").write_text(based("middle.py", function.format("h", 3)))
     patch = Patch(str(tmp_path / "own.py"))
     assert patch.problem is None
-    assert {target: node.body[-1].value.value for target, node in patch.functions.items()} == {"mmu.a.f": 2, "mmu.a.g": 1, "mmu.a.h": 3}
+    returned = {target: node.body[-1].value.value for target, node in patch.functions.items()}
+    assert returned == {"mmu.a.f": 2, "mmu.a.g": 1, "mmu.a.h": 3}
     assert patch.text.count("return") == 3
 
 

@@ -39,7 +39,8 @@ def main(as_json=False, out=sys.stdout):
             print(title, file=out)
         for name, verdict in verdicts(which, judge):
             if not as_json:
-                print(textwrap.fill(str(verdict), 76, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15), file=out, flush=True)
+                row = textwrap.fill(str(verdict), 76, initial_indent=f"  {name:<13}", subsequent_indent=" " * 15)
+                print(row, file=out, flush=True)
             result.setdefault(title, {})[name] = {"states": verdict.states, "wrong": verdict.wrong,
                                                   "examples": {k: repr(v) for k, v in verdict.example.items()}}
     if as_json:

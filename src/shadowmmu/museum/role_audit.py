@@ -2,8 +2,9 @@
 """`shadowmmu museum --role-audit`: what each bit of the page role is there for.
 
     lookup, linked child and cached root compare roles without the bit
-        --search, invariants and warnings not asked (guest_sees.py)-->  the shortest difference that a guest or its host sees,
-                                                                        or how far there is none
+        --search, invariants and warnings not asked (patches/guest_sees.py)-->
+              the shortest difference that a guest or its host sees, or how far there is none
+
     (role_bits/*.py, one file a bit; `museum --score` searches them with invariants, which often tell sooner)
 """
 
@@ -21,7 +22,7 @@ NOT_SEARCHED = {
     "invalid": "an invalid page is never compared: every lookup asks for that before",
     "is_mirror": "TDX only",
 }
-GUEST_SEES = exhibits.HERE / "guest_sees.py"
+GUEST_SEES = exhibits.HERE / "patches" / "guest_sees.py"
 
 
 def _search(chosen, seconds, ledger, show, done):
@@ -43,12 +44,14 @@ def told(x, answer):
     bit = x.id.removeprefix("R.")
     if "error" in answer:
         return f"{bit}: {answer['error']}\n"
-    books = f"; the MMU's books: {', '.join(x.breaks)}, {x.length} operations" if x.length else ""
+    sooner = x.length and answer["kind"] not in x.breaks
+    with_invariants = f" (with invariants: {', '.join(x.breaks)}, {x.length})" if sooner else ""
     if not answer["found"]:
-        return f"{bit}: no guest sees it in {answer['searched']:,} operations (seed {answer['seed']}){books}\n"
+        return f"{bit}: no guest sees it in {answer['searched']:,} operations (seed {answer['seed']}){with_invariants}\n"
     n = answer["length"]
     script = [line for line in answer["script"].splitlines() if not line.startswith(("rules", "vcpus 1"))]
-    return "".join([f"{bit}: {answer['kind']}, {n} operation{'s' if n > 1 else ''}{books}\n", *(f"    {line}\n" for line in script)])
+    head = f"{bit}: {answer['kind']}, {n} operation{'s' if n > 1 else ''}{with_invariants}"
+    return "".join(f"{line}\n" for line in (head, *(f"    {line}" for line in script)))
 
 
 def main(seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):

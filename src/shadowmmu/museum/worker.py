@@ -53,6 +53,10 @@ def finish(process):
     process.reader.join()
     out, err = process.said
     lines = out.splitlines()
+    if len(lines) > 1 and json.loads(lines[-1]).get("kind") in ("crash", "hang"):
+        return json.loads(lines[-2])        # it had found something, and went while it looked for something shorter
+    if process.returncode < 0 and lines:
+        return json.loads(lines[-1])
     if process.returncode:
         return {"error": (err.strip().splitlines() or [f"exit code {process.returncode}"])[-1]}
     return json.loads(lines[-1])

@@ -7,14 +7,14 @@ commits: 5499ea73e7db, 3cffc89d9d07
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  root-references
 needs:   nested guest
-length:  -
+length:  4
 
 Before the seed the levels of the old mode decided whether the current root may go into the cache. The same series makes the MMU
 ready for the new mode before the new table is loaded; that is why, says the changelog, the old levels must not be asked any more.
-This mutant has the new order with the old question. L1 leaves PAE paging for long mode and runs L2 on nested tables: the levels
-are those of a 64-bit table, the root still in place is the special one of the PAE table, and it goes into the cache.
+This mutant has the new order with the old question. L2 switches paging off and leaves for its 64-bit L1: the levels are those of
+a 64-bit table already, the root still in place is the special one, and it goes into the cache.
 
 Fix: as posted, what decides is whether the root has a shadow page.
 """

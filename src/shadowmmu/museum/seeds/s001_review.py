@@ -41,15 +41,16 @@ def walk_below(vm, i, vector):
             if sptes.is_present(spte) and not sptes.is_large(spte):
                 c = geometry.frame_to_page(vm, geometry.entry_frame(spte))
                 child = state.page(vm, c)
-                if child.unsync_children:
+                # this branch first: what a function returns must be known before it calls itself (state/native)
+                if child.unsync and not child.unsync_children:
+                    if pages_add(vm, vector, c, index):
+                        return ENOSPC
+                    leaves += 1
+                elif child.unsync_children:
                     n = walk_below(vm, c, vector)
                     if n < 0:
                         return n
                     leaves += n
-                elif child.unsync:
-                    if pages_add(vm, vector, c, index):
-                        return ENOSPC
-                    leaves += 1
             clear_child_bit(vm, sp, index)
     return leaves
 

@@ -15,8 +15,8 @@ base:    s002_repaired.py
 Every change of a control register has the flush that it needs (S002.repaired lists them), and yet a stale translation is
 used. Without PCIDs, MOV CR3 synchronises the root in use and keeps the cached ones as they are, unsync or not: only another
 MOV CR3 can bring one back, and it will synchronise (509bfe3d9796). With reuse a change of role brings back a root, too. It is the
-one that the old role had for this CR3, and what was written before the MOV CR3 is not in its tables. Nobody named it in the review;
-the search did, after some million operations on the machine pcid.
+one that the old role had for this CR3, and what was written before the MOV CR3 is not in its tables. Nobody named it in the
+review; the search did, after some million operations on the machine pcid.
 
 Fix: without PCIDs, MOV CR3 frees the cached roots of other roles.
 """

@@ -3,7 +3,7 @@
 or its host sees.
 
     shadowmmu museum --role-audit
-    shadowmmu check --patch src/shadowmmu/museum/guest_sees.py:src/shadowmmu/museum/seeds/s003_no_first_check.py
+    shadowmmu check --patch src/shadowmmu/museum/patches/guest_sees.py:src/shadowmmu/museum/seeds/s003_no_first_check.py
 """
 
 
