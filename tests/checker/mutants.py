@@ -103,8 +103,7 @@ def install(name):
 SCRIPTS = {
     "no flush in mmu_spte_update": """v0 store 0x18 = pte(gfn=8, P|W|A|D)
 v0 load 0xe0 ac
-v0 store 0x28 = pte(gfn=5, P|U|A|D) tlb
-v0 mov cr3 = root(gfn=1)""",
+v0 store 0x28 = pte(gfn=5, P|U|A|D) tlb""",
     "no mark_unsync": """v0 store 0x8 = pte(gfn=13, P|U|A|D)""",
     "role without access": "v0 fetch 0x1c0",
     "wrong quadrant": """v0 fetch 0x160 user

@@ -11,7 +11,7 @@ import pytest
 
 HERE = pathlib.Path(__file__).parent
 LENGTHS = {
-    "no flush in mmu_spte_update": 4, "no mark_unsync": 1, "role without access": 1, "wrong quadrant": 2,
+    "no flush in mmu_spte_update": 3, "no mark_unsync": 1, "role without access": 1, "wrong quadrant": 2,
     "root stays in the cache": 4, "no sync on MOV CR3": 2, "new table not protected": 2, "rmap not removed": 2,
     "invlpg does not sync": 2, "PCIDE set without unload": 8,
 }

@@ -154,6 +154,13 @@ def host_registers(m, v, small):
             *(row(ops.SET_CPUID, v, bits) for bits in ((19, 20) if m.unshadowed else (36, 40)))]
 
 
+def pre_faulted(m, v, small):
+    """Pages that userspace has mapped for a guest that does not run."""
+    if not m.unshadowed:
+        return []
+    return [row(ops.PRE_FAULT, v, gfn) for gfn in ((DATA,) if small else (T, U_TABLE, DATA, DATA + 1, 12, MMIO))]
+
+
 def begun(m, v, small):
     """Accesses that stop at mmu_lock."""
     t, u, d = (page * PAGE for page in m.pages[:3])
@@ -227,7 +234,7 @@ def add(m, v, small, out):
     """Add the rows of vCPU `v` to the lists of their kinds."""
     for kind, rows in (("access", accesses), ("store", stores), ("upper", upper_stores), ("emulated", emulated),
                        ("cr3", root_loads), ("flush", invalidations), ("registers", registers),
-                       ("host registers", host_registers), ("nested", nested)):
+                       ("host registers", host_registers), ("host registers", pre_faulted), ("nested", nested)):
         out[kind] += rows(m, v, small)
     out["modes"] += modes(v, small)
 

@@ -15,7 +15,8 @@ of a vCPU are part of the state, so whatever happens before `finish` meets the f
 """
 
 from .. import state
-from ..mmu import contexts, faults, inject, memslots, mmio, reclaim, roots, walk, zap
+from ..mmu import contexts, faults, flush, inject, memslots, mmio, reclaim, roots, walk, zap
+from ..mmu import pre_fault as pre_faults
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers, two_dimensional
 from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
@@ -307,6 +308,22 @@ def finish(vm, area, v):
     conclude(vm, area, v, gva, kind, p[VALUE], p[SIZE], flags & ~ops.BEGIN, at)
 
 
+@core
+def pre_fault(vm, area, v, gfn):
+    """KVM_PRE_FAULT_MEMORY: the vCPU does not run, and what it was asked for waits."""
+    vcpu = state.vcpu(vm, v)
+    h = areas.head(vm, area)
+    stale = vcpu.requests & flush.REQ_FREE_OBSOLETE_ROOTS and not state.rules(vm).reload_frees_obsolete
+    if not state.rules(vm).pre_fault or stale and h[areas.ASIDE] & known.PRE_FAULT_STALE:
+        areas.skip(vm, area)
+        return
+    vcpu.in_guest = 0
+    result = pre_faults.map_page(vm, vcpu, gfn << vm.page_shift)
+    # while a notifier is under way, the fault waits for its end
+    if result == pre_faults.ENDLESS and not vm.invalidate_in_progress:
+        areas.fail(vm, area, verify.LIVELOCK, v, gfn << vm.page_shift, 0, 0, 0)
+
+
 # ---- instructions
 
 @core
@@ -475,6 +492,8 @@ def from_vcpu(vm, area, code, v, op, at):
         return
     if code == ops.FINISH:
         finish(vm, area, v)
+    elif code == ops.PRE_FAULT:
+        pre_fault(vm, area, v, op[at + 2])
     elif come_in(vm, area, v):
         if code == ops.LOAD:
             access(vm, area, v, op[at + 2], 0, 0, 8, op[at + 5])

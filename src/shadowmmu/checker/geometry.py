@@ -46,6 +46,7 @@ from . import area as areas
 from . import known, nested_tables, places
 from .places import (
     DATA,
+    FAR_MMIO,
     FULL,
     L1_PAGES,
     L1_TABLES,
@@ -116,6 +117,8 @@ class Machine:
     l2_paging: bool = False
     #: A plain guest on a host with two-dimensional paging (unshadowed).
     unshadowed: bool = False
+    #: A gfn without memory that the guest maps at the start.
+    mmio: int = MMIO
     tdp_level: int = 4
     nested_levels: int = 4
 
@@ -162,7 +165,7 @@ class Machine:
         t = {
             PD: [entry(T), entry(U_TABLE), entry(DATA, FULL | PS), entry(U_TABLE, FULL & ~W)],
             T: [entry(T), entry(U_TABLE), entry(PD), entry(self.edits)],
-            U_TABLE: [entry(DATA + 1), entry(DATA + 2), entry(MMIO), entry(DATA + 3, P | W | U)],
+            U_TABLE: [entry(DATA + 1), entry(DATA + 2), entry(self.mmio), entry(DATA + 3, P | W | U)],
             PD_B: [entry(U_TABLE), entry(T)],
         }
         if self.cr4 & CR4_PGE:
@@ -255,7 +258,11 @@ MACHINES = {m.name: m for m in (
     Machine("tdp-hyperv", "the same with large pages, and KVM a guest of Hyper-V", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES,
             unshadowed=True, mmu="tdp-legacy", quota=30, least_quota=16, host_level=3, slot_pages=16,
             parameters=(("hyperv_flush", 1),),
-            more=(("dirty", 12), ("memory", 12), ("cr3", 3), ("registers", 1), ("begin", 2))),
+            more=(("access", 24), ("store", 8), ("dirty", 60), ("memory", 5), ("flush", 2), ("cr3", 2), ("registers", 1),
+                  ("begin", 2), ("upper", 1), ("emulated", 1))),
+    Machine("tdp-contended", "the same on the TDP MMU, whose loops always give mmu_lock away; MMIO below its root's second entry",
+            8, _CR0, ROOT_A << 12, _LONG, _EFER, _PAGES, unshadowed=True, mmio=FAR_MMIO, parameters=(("tdp_yields", 1),),
+            more=(("slots", 6), ("dirty", 6), ("memory", 6))),
     Machine("wide", "64-bit paging, 14 shadow pages of two page tables", 8, _CR0, ROOT_A << 12, _LONG, _EFER, _WIDE, quota=44,
             edits=PDPT, wide_in=1, more=(("access", 60), ("registers", 1), ("slots", 1), ("dirty", 1), ("reclaim", 0))),
 )}

@@ -15,7 +15,8 @@ Rule = namedtuple("Rule", "name")
 
 OTHER_PCIDS, NX_ROLE, PSE_ROLE, MMIO_WRITABLE, FAULT_KEEPS, SMM_PROTECTION, CACHE_WARNING, CPUID_ROLE, FETCH_FLAG, \
     WRITE_WINDOW, PDPTRS_EARLY, INVLPG_NOTIFIER, MMIO_RESYNC, PAE_ROOT, ALIAS_RMAP, EPT_EMULATED_READ, VIOLATION_KEEPS, \
-    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT, WALK_UNTRACKED, MMIO_CLEAN, INVPCID_OTHER = (1 << i for i in range(23))
+    EPT_SHARED, EPT_TABLE_WRITE, NESTED_ROOT, WALK_UNTRACKED, MMIO_CLEAN, INVPCID_OTHER, \
+    PRE_FAULT_STALE = (1 << i for i in range(24))
 
 DEVIATIONS = {
     "other-pcids": Deviation(
@@ -86,7 +87,6 @@ v0 smm enter
 v0 fetch 0x1a0 user
 v0 smm leave
 v0 store 0x28 = pte(gfn=9, P|W|U|A|D)
-v0 smm enter
 """),
     "cpuid-role": Deviation(
         CPUID_ROLE,
@@ -252,6 +252,16 @@ v0 load 0x60
 v0 mov cr3 = root(gfn=1, pcid=2)
 v0 invpcid 0 pcid=0 0x60 emulated
 v0 mov cr3 = root(gfn=6, noflush)
+"""),
+    "pre-fault-stale": Deviation(
+        PRE_FAULT_STALE,
+        "KVM_PRE_FAULT_MEMORY of a vCPU whose root has become obsolete (a memslot has gone) finds the fault stale and tries "
+        "again, until the thread gets a signal: the request to free the root is served at the next KVM_RUN only.  "
+        "kvm_mmu_reload() frees obsolete roots since 20a6cff3b283 (6.15; museum E9).",
+        "no page is mapped in advance while that request waits",
+        """machine tdp
+host memslot delete 1 as=0
+v0 pre_fault gfn=8
 """),
     "pae-root": Deviation(
         PAE_ROOT,

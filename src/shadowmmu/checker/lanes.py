@@ -8,7 +8,7 @@
 from array import array
 
 from ..state import JIT
-from . import choice, entries, ops
+from . import blackbox, choice, entries, ops
 from .breadth import COVERED as BREADTH_COVERED
 from .breadth import LEVEL_END, LOST, MAX_DEPTH, MOVE_BITS, NEXT_NODE, NEXT_OP, NODES
 from .breadth import SALT as BREADTH_SALT
@@ -38,7 +38,8 @@ class RandomWalk:
         about = Focus(arena.machine).about
         self.kinds = entries.table_from(array("q", kinds))
         self.about = entries.table_from(array("q", map(about, flat)))
-        self.work, self.trace = entries.table(WALK_WORDS), entries.table(ops.ROW_WORDS * MAX_LENGTH)
+        self.work = blackbox.table(self, "work", WALK_WORDS)
+        self.trace = blackbox.table(self, "trace", ops.ROW_WORDS * MAX_LENGTH)
         self.pool_trace, self.pool_depth = entries.table(POOL * MAX_LENGTH * ops.ROW_WORDS), entries.table(POOL)
         w = self.work
         w[SEED], w[LENGTH], w[SALT] = seed * 7919 + 17, min(length, MAX_LENGTH), salt
@@ -48,10 +49,13 @@ class RandomWalk:
     def step(self, budget):
         """So many operations: 0, or the number of a failure."""
         a, seen = self.arena, self.seen
+        blackbox.note(self)
         with seen.slice(self.work, budget):
-            return int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.about,
-                                      self.kinds, self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth,
-                                      seen.table, seen.bits, budget))
+            result = int(entries.wander(a.handle(0), a.handle(1), self.pool, a.stride, a.area, a.words, self.alphabet, self.about,
+                                        self.kinds, self.n_kinds, self.work, self.trace, self.pool_trace, self.pool_depth,
+                                        seen.table, seen.bits, budget))
+        blackbox.rest()
+        return result
 
     def found(self):
         """Rows from the initial state to the failure that `step` has just reported."""
@@ -107,8 +111,8 @@ class BreadthFirst:
         self.arena, self.seen = arena, seen
         self.rows = [r for kind in rows.values() for r in kind]
         self.alphabet, self.depth = entries.table_of(self.rows), min(depth, MAX_DEPTH)
-        self.work, self.nodes = entries.table(BREADTH_WORDS), entries.table(1 << 12)
-        self.path = entries.table(MAX_DEPTH + 1)
+        self.work, self.nodes = blackbox.table(self, "work", BREADTH_WORDS), entries.table(1 << 12)
+        self.path = blackbox.table(self, "path", MAX_DEPTH + 1)
         self.work[NODES], self.work[BREADTH_SALT] = 1, salt
         self.done = False
 
@@ -116,9 +120,11 @@ class BreadthFirst:
         """So many operations: 0, the number of a failure, or -1 when there is nothing left to do."""
         a, seen = self.arena, self.seen
         self._make_room(int(self.work[NODES]) + budget)
+        blackbox.note(self, self.rows)
         with seen.slice(self.work, budget):
             result = int(entries.breadth(a.handle(0), a.handle(1), a.handle(2), a.area, a.words, self.alphabet, len(self.rows),
                                          self.work, self.nodes, self.path, seen.table, seen.bits, budget, self.depth))
+        blackbox.rest()
         self.done = result < 0
         return result
 

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-from . import known, ops, report, saved, search, tasks
+from . import blackbox, crash, known, ops, report, saved, search, tasks
 from .finding import explain, minimal
 from .geometry import MACHINES, Arena
 from .saved import SavedError, Totals
@@ -78,7 +78,9 @@ def _replay(script, aside):
     """(Finding or None, operations done, names that were set aside)."""
     for names in ((tuple(known.DEVIATIONS), ()) if aside is None else (tuple(aside),)):
         arena = Arena(MACHINES[script.machine], script.rules, script.vcpus, copies=2, aside=known.mask(names))
+        blackbox.note_rows(arena, script.rows)
         failure, done = search.replay(arena, script.rows)
+        blackbox.rest()
         if failure:
             return explain(arena, script.rows[:done], failure), done, names
     return None, done, names
@@ -252,7 +254,9 @@ def command(*, rules=None, machine=(), vcpus=(), seconds=0.0, operations=0, dept
         return judge_command.command(judge_file, as_json=as_json)
     names = aside_names(aside, sought)
     if replay_file:
-        return replay(replay_file, aside=names if aside or sought else None, as_json=as_json, reproducer=reproducer)
+        return crash.guarded(
+            lambda: replay(replay_file, aside=names if aside or sought else None, as_json=as_json, reproducer=reproducer),
+            lambda found: report.lost(f"replay of {replay_file}", found, as_json))
     if ledger and not campaign and not chosen and not budget and not aside and not sought:
         from . import ledger as ledgers
         return ledgers.show(ledger, as_json)
@@ -268,5 +272,9 @@ def command(*, rules=None, machine=(), vcpus=(), seconds=0.0, operations=0, dept
     if depth:
         if resume:
             raise CheckError("--resume is for the search without --depth; a campaign (--ledger FILE) keeps exhaustive tasks")
-        return exhaustive(settings, seconds=seconds, operations=operations, as_json=as_json, reproducer=reproducer)
-    return check(settings, seconds=seconds, operations=operations, resume=resume, as_json=as_json, reproducer=reproducer)
+        return crash.guarded(
+            lambda: exhaustive(settings, seconds=seconds, operations=operations, as_json=as_json, reproducer=reproducer),
+            lambda found: report.lost("the search", found, as_json))
+    return crash.guarded(
+        lambda: check(settings, seconds=seconds, operations=operations, resume=resume, as_json=as_json, reproducer=reproducer),
+        lambda found: report.lost("the search", found, as_json))

@@ -30,10 +30,10 @@ from ..x86.bits import CR3_NOFLUSH, CR3_PCID_MASK, FRAME_MASK
 ROW_WORDS = 8
 
 (LOAD, FETCH, STORE, MOV_CR0, MOV_CR3, MOV_CR4, WRMSR_EFER, INVLPG, INVPCID, SMM_ENTER, SMM_LEAVE, INIT, SET_SREGS, SET_MSRS,
- SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, LEVELS, VMFUNC, ENTER, FINISH, HOST_WRITE,
+ SET_CPUID, VM_ENTRY, VM_EXIT, VMRUN, EPT_ENTRY, INVLPGA, INVEPT, INVVPID, LEVELS, VMFUNC, PRE_FAULT, ENTER, FINISH, HOST_WRITE,
  SLOT_DELETE, SLOT_CREATE, SLOT_MOVE, DIRTY_LOG, DIRTY_READ,
  DIRTY_CLEAR, UNMAP, MIGRATE,
- AGE, SET_NR_MMU_PAGES, NX_RECOVERY, HOST_FINISH) = range(39)
+ AGE, SET_NR_MMU_PAGES, NX_RECOVERY, HOST_FINISH) = range(40)
 
 #: Flags of an access.
 USER, AC, BY_TLB, EMULATED, LOCKED, BEGIN = 1, 2, 4, 8, 16, 32
@@ -76,6 +76,7 @@ OPS = (
     Op(LEVELS, "levels", "levels {n}", "L1 switches paging off and on, with its tables of 2 (32-bit paging), 4 or 5 levels: "
        "so many have the nested tables of its next VMRUN; on VMX it leaves VMX operation for that"),
     Op(VMFUNC, "vmfunc", "vmfunc {t}", "L2 takes another EPTP of L1's list"),
+    Op(PRE_FAULT, "pre_fault", "pre_fault gfn={n}", "KVM_PRE_FAULT_MEMORY of one page, before the vCPU runs again"),
     Op(ENTER, "enter", "enter", "a vCPU that was kicked comes back"),
     Op(FINISH, "finish", "finish", "the rest of what this vCPU began"),
     Op(HOST_WRITE, "write", "write {x} = {p}{s}", "the host writes guest memory behind the MMU's back"),

@@ -7,6 +7,8 @@ P, W, U, A, D, PS, G = 1, 2, 4, 0x20, 0x40, 0x80, 0x100
 FULL = P | W | U | A | D
 PML4, ROOT_A, PDPT, PD, T, U_TABLE, ROOT_B, PD_B = range(8)
 DATA, MMIO = 8, 14
+#: No memory either, and the second entry of a table of level 4.
+FAR_MMIO = 64
 PAGE = 32
 #: Host pages; the last one is what SMM has at gfn 11.
 MEMORY_PAGES, SPARE_PAGES = 17, 2

@@ -2,6 +2,7 @@
 """What `shadowmmu check` prints: the progress line, the table of what was searched, JSON."""
 
 import json
+import sys
 import time
 
 from ..state import PATCH
@@ -111,3 +112,18 @@ def result(settings, totals, findings, seconds, as_json, out, operations_now=Non
         print(*_coverage(totals), sep="\n", file=out)
     print(*set_aside(settings), sep="\n", file=out)
     print(f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "nothing found", file=out)
+
+
+def lost(what, found, as_json, out=None):
+    """Print the finding that ended the process of a search or a replay; exit code 1.  How much was searched went with it."""
+    out = out or sys.stdout
+    if as_json:
+        print(json.dumps({"patch": PATCH.path, "patch_hash": tasks.patch_key(), "source": tasks.source_key(),
+                          "findings": [found.as_dict()]}, indent=2), file=out)
+        return 1
+    from .finding import wrap
+    print(found.text() + "\n", file=out)
+    print(*wrap(f"{what} ended with its process, patch {PATCH.path}; the counts are lost, and a state to resume is that of "
+                f"the last time it was written"), sep="\n", file=out)
+    print("1 finding", file=out)
+    return 1

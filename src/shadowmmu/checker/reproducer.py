@@ -32,7 +32,8 @@ SKIP = """\
 	}
 """
 #: What userspace does to a vCPU, and what would end the test.
-NOT_A_GUESTS = (ops.SET_SREGS, ops.SET_MSRS, ops.SET_CPUID, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT, ops.VM_ENTRY, ops.VM_EXIT)
+NOT_A_GUESTS = (ops.SET_SREGS, ops.SET_MSRS, ops.SET_CPUID, ops.SMM_ENTER, ops.SMM_LEAVE, ops.INIT, ops.VM_ENTRY, ops.VM_EXIT,
+                ops.PRE_FAULT)
 #: Entry 0 of a scaled table is this entry of the real one.
 SHIFT = 8
 FEATURES = {"PCIDE": "PCID", "SMEP": "SMEP", "SMAP": "SMAP"}

@@ -17,10 +17,14 @@ def fails(arena, rows, failure):
 
 def shrink(arena, rows, failure):
     """The smallest list reached, from `rows`, which must show `failure`."""
-    n = fails(arena, rows, failure)
-    if not n:
+    if not fails(arena, rows, failure):
         raise ValueError("the operations do not show the failure")
-    rows = list(rows[:n])
+    return smallest(rows, lambda some: fails(arena, some, failure))
+
+
+def smallest(rows, shown):
+    """The smallest list reached from `rows`.  shown(some): length of the prefix that shows what is looked for, or 0."""
+    rows = list(rows[:shown(rows)])
     size = max(len(rows) // 2, 1)
     while True:
         removed = False
@@ -28,7 +32,7 @@ def shrink(arena, rows, failure):
         while end > 0:
             start = max(end - size, 0)
             shorter = rows[:start] + rows[end:]
-            n = fails(arena, shorter, failure)
+            n = shown(shorter)
             if n:
                 rows = shorter[:n]
                 removed = True

@@ -26,7 +26,7 @@ from . import area as areas
 #: Failures from INVARIANT + 1 on are invariants (invariants.ALL) that do not hold.
 INVARIANT = 100
 (TRANSLATION, ACCESS, FAULT, VECTOR, MARKS, LIVELOCK, DEAD, HOST, READONLY, DIRTY_LOG, WARNING, NOT_MMIO,
- NOT_REFUSED, TWO_SIZES, NESTED_EXIT, FOLLOWS) = range(1, 17)
+ NOT_REFUSED, TWO_SIZES, NESTED_EXIT, FOLLOWS, CRASH, HANG) = range(1, 19)
 
 #: Exit qualification: what the EPT entries permitted together (SDM vol. 3 table 28-7).
 EPT_RIGHTS = 7 << 3
@@ -64,6 +64,9 @@ FAILURES = {
 }
 FAILURES[FOLLOWS] = ("follows", "a present entry of the shadow of a write-protected guest table is not what that table says, and "
                      "nothing will correct it (checker/follows.py)", ("place of the entry", "", ""))
+FAILURES[CRASH] = ("crash", "the MMU uses memory that is not its own, and its process ends: a wild pointer in a kernel",
+                   ("", "", ""))
+FAILURES[HANG] = ("hang", "an operation does not come to an end: an endless loop in a kernel", ("", "", ""))
 FAILURES |= {INVARIANT + n: (invariants.name(n).replace("_", "-"), "an invariant of the MMU's state does not hold: "
                              + invariants.told(n), ("", "", ""))
              for n in range(1, invariants.COUNT + 1)}

@@ -5,6 +5,7 @@
     next  --> down   if the entry points to a table (read again: the loop's body may have removed it)
               side   to the next entry of the same table
               up     at the end of a table, then side
+          again  from the root, to the same gfn, if mmu_lock was given away: tables may have gone meanwhile
 
 One record of the state holds the iterator; loops over it do not nest.
 """
@@ -30,11 +31,29 @@ def start(vm, it, root, min_level, first, end):
     it.root_level = roles.level(sp.role)
     it.min_level = min_level
     it.as_id = roles.as_id(sp.role)
+    it.path[it.root_level - 1] = geometry.page_frame(vm, root)
+    restart(vm, it)
+
+
+@core
+def restart(vm, it):
+    """tdp_iter_restart."""
+    it.yielded = 0
+    it.yielded_gfn = it.next_last_level_gfn
     it.level = it.root_level
-    it.path[it.level - 1] = geometry.page_frame(vm, root)
-    it.gfn = geometry.round_gfn(vm, first, it.level)
+    it.gfn = geometry.round_gfn(vm, it.next_last_level_gfn, it.level)
     it.valid = 1
     refresh(vm, it)
+
+
+@core
+def cond_resched(vm, it):
+    """tdp_mmu_iter_cond_resched: give mmu_lock away if somebody waits for it, but not twice at one place.  True: the loop's body
+    has not looked at this entry; `advance` leads to it again (3a0f64de479c)."""
+    if not state.rules(vm).tdp_yields or it.next_last_level_gfn == it.yielded_gfn:
+        return False
+    it.yielded = 1
+    return True
 
 
 @core
@@ -84,6 +103,9 @@ def step_up(vm, it):
 @core
 def advance(vm, it):
     """tdp_iter_next."""
+    if it.yielded:
+        restart(vm, it)
+        return
     if step_down(vm, it):
         return
     while True:

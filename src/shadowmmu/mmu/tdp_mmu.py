@@ -154,7 +154,7 @@ def zap_root_level(vm, root, shared, zap_level):
     it = state.tdp_iter(vm)
     tdp_iter.start(vm, it, root, zap_level, 0, max_gfn_exclusive(vm, roles.level(state.page(vm, root).role)))
     while tdp_iter.okay(it):
-        if sptes.is_present(it.old_spte) and it.level <= zap_level:
+        if not tdp_iter.cond_resched(vm, it) and sptes.is_present(it.old_spte) and it.level <= zap_level:
             set_spte(vm, it, state.rules(vm).nonpresent_spte, shared)
         tdp_iter.advance(vm, it)
 
@@ -343,6 +343,9 @@ def map_target_level(vm, vcpu, f, it):
     sp = state.page(vm, geometry.sptep_page(vm, it.sptep))
     old = it.old_spte
     refused = False
+    # 6385d01eec16, ea9fcdf76d3d
+    if f.prefetch and state.rules(vm).prefetch_same_pfn_spurious and sptes.is_present(old) and sptes.is_last(old, it.level):
+        return faults.SPURIOUS
     if f.slot < 0:
         new = mmio.make_spte(memslots.mmio_generation(vm, vcpu), it.gfn, roles.ACC_ALL)
     else:

@@ -30,6 +30,16 @@ def is_leaf(it):
 
 
 @core
+def resched(vm, it, flushing):
+    """tdp_iter.cond_resched with a flush that is due: it comes before mmu_lock is given away."""
+    if not tdp_iter.cond_resched(vm, it):
+        return False
+    if flushing:
+        flush.remote_tlbs(vm)
+    return True
+
+
+@core
 def zap_leafs(vm, as_id, first, end, only_valid):
     """tdp_mmu_zap_leafs over all roots: True when the TLB must be flushed."""
     flushing = False
@@ -40,7 +50,9 @@ def zap_leafs(vm, as_id, first, end, only_valid):
         if is_wanted(sp, as_id, only_valid):
             tdp_iter.start(vm, it, i, 1, first, min(end, tdp_mmu.max_gfn_exclusive(vm, roles.level(sp.role))))
             while tdp_iter.okay(it):
-                if is_leaf(it):
+                if resched(vm, it, flushing):
+                    flushing = False
+                elif is_leaf(it):
                     tdp_mmu.set_spte(vm, it, state.rules(vm).nonpresent_spte, False)
                     if not sp.role & roles.INVALID:
                         flushing = True
@@ -92,7 +104,7 @@ def wrprot_slot(vm, slot, min_level):
         if is_wanted(sp, s.as_id, True):
             tdp_iter.start(vm, it, i, min_level, s.base_gfn, s.base_gfn + s.npages)
             while tdp_iter.okay(it):
-                if is_leaf(it) and it.old_spte & PT_WRITABLE:
+                if not tdp_iter.cond_resched(vm, it) and is_leaf(it) and it.old_spte & PT_WRITABLE:
                     tdp_mmu.set_spte(vm, it, it.old_spte & ~PT_WRITABLE, True)
                 tdp_iter.advance(vm, it)
         i = sp.next
@@ -116,7 +128,7 @@ def clear_dirty_slot(vm, slot):
             bit = PT_WRITABLE if need_write_protect(vm, sp) else PT_DIRTY
             tdp_iter.start(vm, it, i, 1, s.base_gfn, s.base_gfn + s.npages)
             while tdp_iter.okay(it):
-                if is_leaf(it) and it.old_spte & bit:
+                if not tdp_iter.cond_resched(vm, it) and is_leaf(it) and it.old_spte & bit:
                     tdp_mmu.set_spte(vm, it, it.old_spte & ~bit, True)
                 tdp_iter.advance(vm, it)
         i = sp.next
@@ -175,7 +187,7 @@ def try_split_huge_pages(vm, slot, target_level):
         if is_wanted(sp, s.as_id, True):
             tdp_iter.start(vm, it, i, target_level + 1, s.base_gfn, s.base_gfn + s.npages)
             while tdp_iter.okay(it):
-                if is_leaf(it):
+                if not tdp_iter.cond_resched(vm, it) and is_leaf(it):
                     child = tdp_mmu.alloc_child_sp(vm, it)
                     if child < 0:
                         return
@@ -243,7 +255,9 @@ def recover_huge_pages(vm, slot):
             tdp_iter.start(vm, it, i, 2, s.base_gfn, end)
             while tdp_iter.okay(it):
                 # an entry that begins outside the slot cannot become large (ef057cbf825e: nor be asked about)
-                if it.level <= faults.MAX_HUGEPAGE_LEVEL and sptes.is_present(it.old_spte) and not is_leaf(it) \
+                if resched(vm, it, flushing):
+                    flushing = False
+                elif it.level <= faults.MAX_HUGEPAGE_LEVEL and sptes.is_present(it.old_spte) and not is_leaf(it) \
                         and s.base_gfn <= it.gfn < end \
                         and faults.max_mapping_level(vm, slot, it.gfn, faults.MAX_HUGEPAGE_LEVEL) >= it.level:
                     if recover_entry(vm, slot, it):

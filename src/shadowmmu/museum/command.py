@@ -78,9 +78,15 @@ def tell(ids, seconds=60.0, as_json=False, out=sys.stdout, err=sys.stderr):
         # a process has one variant
         environment = dict(os.environ, SHADOWMMU_PATCH=str(x.path))
         os.execve(sys.executable, [sys.executable, "-m", "shadowmmu", *sys.argv[1:]], environment)
-    from . import hunt, worker
+    from ..checker import crash, report
     if not as_json:
         print(_story(x), file=out, flush=True)
+    return crash.guarded(lambda: _run(x, seconds, as_json, out, err), lambda found: report.lost(x.id, found, as_json))
+
+
+def _run(x, seconds, as_json, out, err):
+    """Search, and look at the fix."""
+    from . import hunt, worker
     harmless = x.breaks == scores.NOTHING
     for seed in scores.SEEDS[:1] if harmless else scores.SEEDS:
         found = hunt.hunt(x.broken_rules, seconds, more=scores.MORE, seed=seed, progress=_progress(err))

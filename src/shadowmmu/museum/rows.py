@@ -22,10 +22,7 @@ WAITING = {
     "D8": ("a fault without memslot is retried while the notifier runs", "needs a notifier range that never ends"),
     "D9": ("a shadow entry is stored in two halves", "a 32-bit host is not modelled"),
     "D12": ("the emulator's CMPXCHG8B stores the wrong register", "instruction emulation is the engine's, not the core's"),
-    "D13": ("the TDP iterator skips an entry after yielding (CVE-2021-47094)",
-            "mmu_lock is not dropped in the middle of a walk of the TDP MMU"),
     "E8": ("deleting a memslot zaps too much", "performance only"),
-    "E9": ("pre-faulting loops on a stale root", "KVM_PRE_FAULT_MEMORY is not modelled"),
     "E11": ("unsync_children below zero in an illumos port",
             "the port's code is not known; S001.alone counts to -1 in the same way"),
 }

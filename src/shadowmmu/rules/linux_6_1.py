@@ -10,6 +10,7 @@ LINUX_6_1 = LINUX_6_12 | {
     "sregs_flush_guest_tlb": 0,         # until 6.9
     "paging_on_rewrites_cr4": 0,        # until svm_set_cr0 refreshed CR4 for SMEP and SMAP
     "svm_flushbyasid": 0,               # until 6.7
+    "pre_fault": 0,                     # until 6.11
     "dummy_root": 0,                    # until 0e3223d8d00a (6.6)
     "cpuid_invalidates_role": 0,        # until 4fa96da3e6fe (6.13, 6.12 stable)
     "roots_freed_shared": 0,            # until 576a15de8d29 (6.9)

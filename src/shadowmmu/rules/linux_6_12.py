@@ -7,6 +7,7 @@ LINUX_6_12_0 = {
     "invlpg_zaps": 0,
     "dummy_root": 1,
     "unprotect_reworked": 1,
+    "pre_fault": 1,                     # 6.11
     "reload_frees_obsolete": 0,
     "flush_on_reuse": 0,
     "child_gfn_must_match": 0,
@@ -51,6 +52,7 @@ LINUX_6_12_0 = {
     "pml": 0,
     "eager_page_split": 1,
     "frozen_spte": -(1 << 63) | 0x5A0,
+    "tdp_yields": 0,
     "tdp_zap_from_4k": 1,
     "tdp_change_traced_last": 0,
     "tdp_recovers_in_place": 0,

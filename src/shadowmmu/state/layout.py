@@ -144,7 +144,8 @@ SYNC = dict(nr=1, sp=PAGE_ARRAY_NR, idx=PAGE_ARRAY_NR, parent=MAX_LEVEL, path_id
 
 #: struct tdp_iter, and where the removal of a subtree stands at each level (mmu/tdp_mmu.py).
 TDP_ITER = dict(
-    next_last_level_gfn=1, gfn=1, end=1, level=1, root_level=1, min_level=1, as_id=1, sptep=1, old_spte=1, valid=1,
+    next_last_level_gfn=1, yielded=1, yielded_gfn=1, gfn=1, end=1, level=1, root_level=1, min_level=1, as_id=1, sptep=1,
+    old_spte=1, valid=1,
     path=MAX_LEVEL, removed_page=MAX_LEVEL, removed_index=MAX_LEVEL, removed_spte=MAX_LEVEL,
 )
 

@@ -7,9 +7,9 @@ commits: 873f68d8dac3
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   host
-length:  -
+length:  4
 
 As a guest of Hyper-V, KVM can have a range of guest-physical addresses flushed on all CPUs by one hypercall. For an entry
 that was dropped the range was made of the gfn of the shadow page that holds it and the size of one entry: right for entry 0,

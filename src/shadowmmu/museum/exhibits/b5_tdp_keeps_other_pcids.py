@@ -7,9 +7,9 @@ commits: e45e9e3998f0
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  4
 
 Where KVM carries out an INVPCID for the guest, it must take away what the CPU has cached under the PCID that is named. With
 shadow paging that is a matter of cached roots. With two-dimensional paging roots do not depend on the guest's CR3, and KVM

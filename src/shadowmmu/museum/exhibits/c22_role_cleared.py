@@ -7,9 +7,9 @@ commits: 4fa96da3e6fe, 576a15de8d29
 cve:     -
 rules:   linux-6.12
 change:  cpuid_invalidates_role=0
-breaks:  -
+breaks:  warning
 needs:   host
-length:  -
+length:  1
 
 CPUID decides on bits that are in no role, so a change of CPUID must make every role be computed anew. The whole role was set
 to zero for that, `direct` among it. When the roots are freed afterwards, kvm_mmu_free_roots asks `direct` whether the root

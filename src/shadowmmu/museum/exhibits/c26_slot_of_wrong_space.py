@@ -7,9 +7,9 @@ commits: 817fa998362d
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  warning
 needs:   host, SMM, large host pages
-length:  -
+length:  6
 
 Pages that the iTLB multihit workaround has split are zapped from time to time, so that a huge page may come back, unless
 their memslot keeps a dirty log. The slot was looked for in address space 0 also for a page of system management mode: a slot

@@ -7,9 +7,9 @@ commits: cf9f4c0eb169, fb509f76acc8
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  fault
 needs:   -
-length:  -
+length:  3
 
 With EPT a guest may toggle CR0.WP without an exit (fb509f76acc8): with two-dimensional paging no table of KVM's depends on
 it. What does depend on it are the permissions by which KVM walks the guest's tables when it emulates an instruction. They
