@@ -100,7 +100,8 @@ def test_a_first_finding_outlives_a_crash():
 def test_the_role_audit_shows_the_shortest_that_a_guest_sees():
     x = exhibit.named("R.efer_nx")
     nothing = NOT | {"searched": 9_000, "seed": 2}
-    assert role_audit.told(x, nothing).startswith("efer_nx: translation, 5 operations, stored\n    machine npt-legacy\n    vcpus 2\n")
+    head = "efer_nx: translation, 5 operations, stored\n    machine npt-legacy\n    vcpus 2\n"
+    assert role_audit.told(x, nothing).startswith(head)
     shorter = FOUND | {"kind": "fault", "seed": 1}
     assert role_audit.told(x, shorter) == "efer_nx: fault, 1 operation\n    machine 4-level\n    v0 load 0x0\n"
     # what only the MMU's books tell is no difference that a guest sees
