@@ -19,7 +19,7 @@ from ..mmu import contexts, faults, flush, inject, memslots, mmio, reclaim, root
 from ..mmu import pre_fault as pre_faults
 from ..state import core
 from ..vm import emulation, entry, exits, hardware, invalidation, nested_guest, operations, registers, two_dimensional
-from ..x86.bits import CR0_PG, CR4_PSE, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
+from ..x86.bits import CR0_PG, CR4_PSE, EFER_LMA, EFER_LME, EFER_NX, FRAME_MASK, PFERR_FETCH, PFERR_USER, PFERR_WRITE
 from . import architecture, host_side, known, l2_paging, nested_execute, ops, tlb_model, unshadowed, verify
 from . import area as areas
 
@@ -485,6 +485,16 @@ def perform(vm, area, op, at):
 
 
 @core
+def beyond_judgement(vm, area, v):
+    """Is the vCPU in a mode that is not judged?  PAE paging of an unshadowed guest: whether the PDPTEs are registers or memory
+    then, SVM and VMX say differently.  EFER.LMA without LME, which only the host can make (KVM_SET_MSRS): no CPU is in it."""
+    vcpu = state.vcpu(vm, v)
+    if areas.head(vm, area)[areas.UNSHADOWED] and registers.is_pae_paging(vcpu):
+        return True
+    return vcpu.efer & EFER_LMA != 0 and not vcpu.efer & EFER_LME
+
+
+@core
 def from_vcpu(vm, area, code, v, op, at):
     """What a vCPU does; one that has begun something can only finish it."""
     if (pending(vm, area, v)[KIND_OF_PENDING] != NOTHING) != (code == ops.FINISH):
@@ -505,8 +515,7 @@ def from_vcpu(vm, area, code, v, op, at):
             nested_execute.instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
         elif code != ops.ENTER:
             instruction(vm, area, code, v, op[at + 2], op[at + 3], op[at + 4], op[at + 5])
-            if areas.head(vm, area)[areas.UNSHADOWED] and registers.is_pae_paging(state.vcpu(vm, v)):
-                # (whether the PDPTEs are registers or memory then, SVM and VMX say differently)
+            if beyond_judgement(vm, area, v):
                 areas.head(vm, area)[areas.FULL] = 1
     if not areas.head(vm, area)[areas.FULL] and pending(vm, area, v)[KIND_OF_PENDING] == NOTHING:
         come_in(vm, area, v)
