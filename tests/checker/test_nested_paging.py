@@ -183,6 +183,17 @@ def test_the_judge_knows_exits_to_l1(tmp_path):
     assert steps[1]["removals"][0]["event"] == "EPT violation" and steps[2]["note"].startswith("L1")
 
 
+def test_the_judge_reads_nested_tables_with_l1s_levels(tmp_path):
+    """After `levels 5` the page at nCR3 is a PML5 (APM vol. 2 5.3, 15.25.3): one more step."""
+    script = tmp_path / "s.txt"
+    for levels in (4, 5):
+        script.write_text(f"machine npt-5\nv0 levels {levels}\nv0 vmrun ncr3=root(gfn=1) asid=1 flush=0\nv0 may load 0x80\n")
+        steps = json.loads(check(tmp_path, "--judge", script, "--json").stdout)["steps"]
+        text = steps[-1]["permitted"][0]
+        assert ("PML5E" in json.dumps(text)) == (levels == 5)
+        assert "L1's nested tables" in steps[0]["note"]
+
+
 def test_what_judge_and_reproducer_cannot_do_is_told(tmp_path):
     script = tmp_path / "s.txt"
     script.write_text("machine npt-l2\nv0 load 0x80\n")

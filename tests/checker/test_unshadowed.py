@@ -114,6 +114,12 @@ def test_invpcid_of_another_pcid_is_a_known_deviation():
     assert after("tdp", *lines, aside=0)[1] != 0
 
 
+def test_there_is_no_reproducer_for_them(tmp_path):
+    (tmp_path / "s.txt").write_text(known.DEVIATIONS["invpcid-other"].script)
+    done = check(tmp_path, "--replay", tmp_path / "s.txt", "--with", "all", "--reproducer", tmp_path / "r.c", code=1)
+    assert "no reproducer: machine tdp" in done.stderr and not (tmp_path / "r.c").exists()
+
+
 def test_hyper_v_forgets_a_range_and_no_more():
     """Page 3 (gfn 8) loses its small mapping when the dirty log ends; pages 4 and 5 of another table's entries are dropped, too,
     and each by its own range, so nothing stale is left when the host moves the page."""

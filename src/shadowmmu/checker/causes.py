@@ -109,7 +109,7 @@ _BY_FAILURE = {
 _UNKNOWN = Cause("", "", "", "I8")
 
 #: Failures by which a guest could hurt its host: no C reproducer is written for them.
-PRIVATE = frozenset((verify.HOST, verify.READONLY, verify.WARNING, verify.DEAD))
+PRIVATE = frozenset((verify.HOST, verify.READONLY, verify.WARNING, verify.DEAD, verify.CRASH, verify.HANG))
 #: Failures that a guest can observe in itself: a C reproducer can show them.
 GUEST_VISIBLE = frozenset((verify.TRANSLATION, verify.ACCESS, verify.FAULT))
 

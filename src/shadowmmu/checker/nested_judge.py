@@ -125,6 +125,12 @@ class NestedJudge(Judge):
         elif code == ops.WRMSR_EFER and not cpu.in_l2:
             cpu.l1_efer = a & ~bits.EFER_LMA | cpu.l1_efer & bits.EFER_LMA
             step.note = "the next VMRUN reads L1's nested tables so"
+        elif code == ops.LEVELS and not cpu.in_l2:
+            cpu.l1_cr4 &= ~(bits.CR4_PAE | bits.CR4_LA57)
+            cpu.l1_cr4 |= (bits.CR4_PAE if a > 2 else bits.CR4_PSE) | (bits.CR4_LA57 if a == 5 else 0)
+            cpu.l1_efer &= ~(bits.EFER_LME | bits.EFER_LMA)
+            cpu.l1_efer |= bits.EFER_LME | bits.EFER_LMA if a > 2 else 0
+            step.note = "the next VMRUN reads L1's nested tables so; what is held of L2 stays (EPT: no difference)"
         else:
             step.note = "nothing about L2's physical addresses"
 

@@ -145,6 +145,8 @@ def program(finding):
     machine = MACHINES[finding.machine]
     if machine.nested:
         raise NotForGuests(f"machine {finding.machine}: it takes a guest hypervisor, which these programs are not")
+    if machine.unshadowed:
+        raise NotForGuests(f"machine {finding.machine}: what KVM emulates there a program cannot choose")
     if machine.entry_bytes != 8 or not machine.efer & bits.EFER_LMA or machine.cr4 & bits.CR4_LA57:
         raise NotForGuests(f"machine {finding.machine}: kvm-unit-tests sets up 4-level tables; only machines with 4 levels are "
                            "mapped")

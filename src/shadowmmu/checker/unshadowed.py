@@ -87,7 +87,8 @@ def guest_leaf(vm, vcpu, gva):
     rights = RIGHTS + 0
     while True:
         frame, _, _ = direct_entry(vm, vcpu, gfn)
-        if frame < 0:
+        if not vm.ram_pfn <= frame < vm.ram_pfn + vm.n_ram:
+            # nothing, or a broken MMU's frame, which is not the VM's
             return -1, 0, 0
         at = ((frame - vm.ram_pfn) << (vm.page_shift - 3)) + geometry.index(vm, gva, level)
         entry = state.words(vm, vm.ram)[at]
