@@ -7,9 +7,9 @@ commits: -
 cve:     CVE-2026-64561
 rules:   linux-7.2
 change:  stale_check_after_reclaim=0
-breaks:  unique-keys
+breaks:  warning
 needs:   nested guest
-length:  10
+length:  7
 
 A fault looks whether its root is still good, and then makes shadow pages available. Reclaim passes roots over, but its zap of
 another page takes nested tables that lose their last parent along, roots or not (A6). The fault went on in an invalid root: its

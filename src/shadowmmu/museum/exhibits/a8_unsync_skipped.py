@@ -7,9 +7,9 @@ commits: 2e8a2c1b0306, b3ae3ceb5569
 cve:     -
 rules:   linux-7.2
 change:  -
-breaks:  translation
+breaks:  follows
 needs:   SMM
-length:  5
+length:  4
 
 Linux 7.1 got a shortcut: where a large mapping is allowed nothing in that range is a shadowed page table, so the walk over
 the hash chain can be left out. The permission for large mappings is kept per memslot, and a page table that is used in system

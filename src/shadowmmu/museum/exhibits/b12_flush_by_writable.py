@@ -7,9 +7,9 @@ commits: f81602958c11
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  translation
+breaks:  follows
 needs:   host, interleaving
-length:  5
+length:  4
 
 Dirty logging makes entries read-only and flushes once at its end, outside of the lock. In between a CPU can still hold the
 writable entry. When such a page becomes a guest page table, its entry is found read-only already, "no flush needed" is the

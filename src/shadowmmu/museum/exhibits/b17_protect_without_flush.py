@@ -7,9 +7,9 @@ commits: d9e368d61263
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  translation
+breaks:  follows
 needs:   -
-length:  4
+length:  3
 
 When a page turns out to be a page table, its writable mappings are revoked. Without a flush another CPU keeps its writable
 translation and changes the table without a fault; the shadow of it stays as it was.

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  not-refused
 needs:   -
-length:  2
+length:  1
 
 Bit 63 of the operand means "do not flush" while CR4.PCIDE is set and is reserved otherwise: the instruction must raise #GP.
 KVM masked the bit before looking at CR4.

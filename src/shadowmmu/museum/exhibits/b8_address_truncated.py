@@ -7,9 +7,9 @@ commits: 753b43c9d1b7
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   nested guest
-length:  -
+length:  3
 
 The address to invalidate was a gva_t, an unsigned long. Since EPT violations that KVM tells L1 invalidate a guest-physical
 address of L2 in the shadow of L1's EPT, it may have more bits than that on a 32-bit host: another page was synchronised, and

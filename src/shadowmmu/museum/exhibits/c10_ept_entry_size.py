@@ -7,9 +7,9 @@ commits: 47c42e6b4192
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  follows
 needs:   nested guest
-length:  -
+length:  4
 
 The bit of the role that tells 4-byte from 8-byte entries was called cr4_pae, and for the MMU that shadows L1's EPT it was
 taken from L2's CR4. An EPT has 8-byte entries whatever L2 does: with CR4.PAE = 0 a page was synced from the wrong places.

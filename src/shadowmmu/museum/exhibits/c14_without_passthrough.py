@@ -7,9 +7,9 @@ commits: 84e5ffd045f3
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  follows
 needs:   nested guest
-length:  -
+length:  2
 
 On a host with five levels the shadow of L1's four-level NPT has a root of level 5, which shadows nothing: its first entry leads
 to the table that shadows L1's root. Without a role bit of its own this page had the role of a shadow of a level-5 table at the

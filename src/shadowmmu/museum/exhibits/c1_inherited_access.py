@@ -7,9 +7,9 @@ commits: b1bd5cba3306
 cve:     CVE-2021-38198
 rules:   linux-6.12
 change:  -
-breaks:  translation
+breaks:  livelock
 needs:   -
-length:  3
+length:  2
 
 The role of a shadow page holds the rights that the levels above it leave over, so that the page can be shared only by walks
 with the same rights. The walker kept one such value, that of the last level, and used it for the tables of all levels. Two

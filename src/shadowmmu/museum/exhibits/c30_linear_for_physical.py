@@ -9,7 +9,7 @@ rules:   linux-6.1
 change:  -
 breaks:  livelock
 needs:   nested guest
-length:  5
+length:  3
 
 On AMD a fault while the hardware walks a guest's tables says so (PFERR_NESTED_GUEST_PAGE). If the walk wanted to set a bit in a
 page that

@@ -7,9 +7,9 @@ commits: f7d9c7b7b902
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  translation
+breaks:  follows
 needs:   two vCPUs, interleaving
-length:  5
+length:  3
 
 The guest's tables are read without the lock; under it another vCPU may have changed them and built shadow entries
 accordingly. The entries of the walk were read again only where a new shadow page had to be made. With a page that existed

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  root-references
 needs:   -
-length:  2
+length:  1
 
 mmu_free_root_page took for granted that every root has a shadow page. No code puts a special root there; should a bug do so,
 the host goes down instead of printing a warning. The exhibit is such a bug (a special root is cached, S000.g) without the

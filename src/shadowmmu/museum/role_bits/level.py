@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  role_ignores=0xf
-breaks:  translation
+breaks:  warning
 needs:   -
-length:  2
+length:  1
 
 The same guest page may be used as tables of different levels (a recursive mapping does). Without the level in the key one
 shadow serves for both.

@@ -7,7 +7,7 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  role_ignores=0x200000
-breaks:  translation
+breaks:  warning
 needs:   -
 length:  3
 

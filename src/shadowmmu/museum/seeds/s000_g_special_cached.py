@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  root-references
 needs:   -
-length:  2
+length:  1
 base:    s000_i_special_dereferenced.py
 
 What the reviewer wants said in a comment: the current root must go before the switch, so that it is not shoved into the

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  root-references
 needs:   -
-length:  2
+length:  1
 base:    s000_posted.py
 
 Seed 000 takes the check for a shadow page out of is_root_usable; that is right only because fast_pgd_switch has dropped a

@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  root-references
 needs:   nested guest
-length:  4
+length:  2
 
 Before the seed the levels of the old mode decided whether the current root may go into the cache. The same series makes the MMU
 ready for the new mode before the new table is loaded; that is why, says the changelog, the old levels must not be asked any more.

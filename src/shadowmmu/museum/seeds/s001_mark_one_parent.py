@@ -9,7 +9,7 @@ rules:   linux-6.12
 change:  -
 breaks:  unsync-bits
 needs:   -
-length:  5
+length:  2
 
 A mutant: a page table that two directories share has two parents; the bitmap of the second stays empty, and a flush of a root
 that reaches the table only through it does not reread the table.

@@ -7,9 +7,9 @@ commits: -
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  -
+breaks:  translation
 needs:   -
-length:  -
+length:  15
 
 What the reviewer's remark would be about if mmu_pages_add could fail: the bit of the child is cleared, the page is not in the
 vector, so it stays unsync where no walk will find it. Needs more unsync pages below one root than the vector holds.

@@ -7,7 +7,7 @@ commits: cea0f0e7ea54
 cve:     -
 rules:   linux-6.12
 change:  -
-breaks:  translation
+breaks:  follows
 needs:   -
 length:  1
 
