@@ -51,6 +51,7 @@ def guarded(command, told):
         ended, hung = _wait(child, folder)
         if not hung and not (os.WIFSIGNALED(ended) and os.WTERMSIG(ended) in SIGNALS):
             sys.stdout.flush()
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(os.waitstatus_to_exitcode(ended) if os.WIFEXITED(ended) else 128 + os.WTERMSIG(ended))
         found = blackbox.read(folder)
     finally:
@@ -85,13 +86,16 @@ def fatal(arena, rows):
     reached = mmap.mmap(-1, 8)
     child = os.fork()
     if child == 0:
-        arena.copy(1, 0)
-        table = entries.table_of(rows)
-        for i in range(len(rows)):
-            reached[:8] = (i + 1).to_bytes(8, "little")
-            if entries.perform(arena.handle(1), arena.area, table, i * ops.ROW_WORDS):
-                break
-        os._exit(0)
+        try:
+            arena.copy(1, 0)
+            table = entries.table_of(rows)
+            for i in range(len(rows)):
+                reached[:8] = (i + 1).to_bytes(8, "little")
+                if entries.perform(arena.handle(1), arena.area, table, i * ops.ROW_WORDS):
+                    break
+        finally:
+            # whatever happened: this process must not go on as its parent
+            os._exit(0)
     end = time.monotonic() + HANG_IN_REPLAY
     while True:
         which, status = os.waitpid(child, os.WNOHANG)
